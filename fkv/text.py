@@ -1,0 +1,72 @@
+"""Prompt to embeddings. The pocket model reads a small English grammar, free in wording, fixed in meaning."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+COLOURS = ("red", "blue", "yellow", "purple", "white")
+SHAPES = ("ball", "box", "star", "triangle")
+MOTIONS = ("bounce", "drift", "orbit", "fall")
+THEMES = ("green hills", "snowy night", "desert sunset", "calm sea")
+CAMERAS = ("still", "left", "right")
+MOVING = {"bounce": "bouncing", "drift": "drifting", "orbit": "orbiting", "fall": "falling"}
+PLACE = {
+    "green hills": "over green hills",
+    "snowy night": "on a snowy night",
+    "desert sunset": "in a desert sunset",
+    "calm sea": "over a calm sea",
+}
+MOST_OBJECTS, ROWS, WIDTH = 3, 16, 64
+VALUES = {
+    value: index
+    for index, value in enumerate(("none", *COLOURS, *SHAPES, *MOTIONS, *THEMES, *CAMERAS, "open", "wall", "one", "two", "three"))
+}
+
+
+@dataclass(frozen=True)
+class Thing:
+    """One prompted object."""
+
+    colour: str
+    shape: str
+    motion: str
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """What a prompt means: objects in the order of COLOURS, theme, wall, camera. Notes, sentences to the user, do not count as meaning."""
+
+    objects: tuple[Thing, ...]
+    theme: str = THEMES[0]
+    wall: bool = False
+    camera: str = CAMERAS[0]
+    notes: tuple[str, ...] = field(default=(), compare=False)
+
+
+def describe(parsed: Parsed) -> str:
+    """The canonical wording; `parse` reads it back to an equal value."""
+    named = [f"a {thing.colour} {thing.shape} {MOVING[thing.motion]}" for thing in parsed.objects]
+    things = " and ".join(filter(None, (", ".join(named[:-1]), named[-1])))
+    wall = ", behind a wall" if parsed.wall else ""
+    camera = "" if parsed.camera == "still" else f", camera panning {parsed.camera}"
+    return f"{things} {PLACE[parsed.theme]}{wall}{camera}"
+
+
+def _words(parsed: Parsed) -> list[str]:
+    """The value in each used row: colour, shape and motion of three objects, theme, camera, wall, number of objects."""
+    words = [word for thing in parsed.objects for word in (thing.colour, thing.shape, thing.motion)]
+    words += ["none"] * (3 * MOST_OBJECTS - len(words))
+    return [*words, parsed.theme, parsed.camera, "wall" if parsed.wall else "open", ("one", "two", "three")[len(parsed.objects) - 1]]
+
+
+def encode_many(prompts: Sequence[Parsed]) -> np.ndarray:
+    """Embeddings float32 [n, 16, 64]: each used row is its row number one-hot (16) and its value one-hot (48); unused rows are zero."""
+    values = np.array([[VALUES[word] for word in _words(parsed)] for parsed in prompts])
+    out = np.zeros((len(prompts), ROWS, WIDTH), np.float32)
+    rows = np.arange(values.shape[1])
+    out[:, rows, rows] = 1
+    out[np.arange(len(prompts))[:, None], rows[None], ROWS + values] = 1
+    return out
