@@ -1,4 +1,4 @@
-"""Prompt to embeddings. The pocket model reads a small English grammar, free in wording, fixed in meaning."""
+"""What a pocket prompt can say, its canonical wording, and its fixed one-hot code."""
 
 from __future__ import annotations
 
@@ -19,6 +19,14 @@ PLACE = {
     "desert sunset": "in a desert sunset",
     "calm sea": "over a calm sea",
 }
+EXAMPLES = (
+    "a red ball bouncing over green hills",
+    "a blue star orbiting and a yellow ball drifting on a snowy night",
+    "a purple triangle drifting over a calm sea, camera panning right",
+    "a white star falling in a desert sunset",
+    "a yellow box bouncing over green hills, behind a wall",
+    "a red ball bouncing and a blue star orbiting over green hills, camera panning left",
+)
 MOST_OBJECTS, ROWS, WIDTH = 3, 16, 64
 VALUES = {
     value: index

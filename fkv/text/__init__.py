@@ -1,0 +1,47 @@
+"""Prompt to embeddings. The pocket model reads a small English grammar, free in wording, fixed in meaning."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from fkv.text.meaning import CAMERAS, COLOURS, EXAMPLES, MOTIONS, SHAPES, THEMES, Parsed, Thing, describe, encode_many
+from fkv.text.reader import parse
+
+__all__ = [
+    "CAMERAS",
+    "COLOURS",
+    "EXAMPLES",
+    "MOTIONS",
+    "SHAPES",
+    "THEMES",
+    "Parsed",
+    "PocketText",
+    "Prompt",
+    "Thing",
+    "describe",
+    "encode_many",
+    "parse",
+]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt as a model reads it: embedding float32 [1, rows, width], sentences for the user, and what was understood of it."""
+
+    text: str
+    embedding: torch.Tensor
+    notes: tuple[str, ...] = ()
+    parsed: Parsed | None = None
+
+
+class PocketText:
+    """The pocket model's text side: a fixed one-hot code of the parsed prompt, without weights."""
+
+    examples: tuple[str, ...] = EXAMPLES
+
+    def encode(self, text: str) -> Prompt:
+        """The embedding [1, 16, 64] of any English; raises ValueError as `parse` does."""
+        parsed = parse(text)
+        return Prompt(text, torch.from_numpy(encode_many([parsed])), parsed.notes, parsed)
