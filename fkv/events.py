@@ -6,7 +6,7 @@ Lanes are called "A" (left) and "B" (right). Chunks and frames count from 0; *fr
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Union
+from typing import Literal
 
 import numpy as np
 
@@ -21,9 +21,9 @@ LANES: tuple[Lane, Lane] = ("A", "B")
 class Settings:
     """Everything a person can change while it runs; read once per chunk.
 
-    `left` and `right` are policy spellings ("full:21", "forcing-kv:sink=1"). With `compress` off lane B runs the left policy. `layer` and `head`
-    are the head whose attention is measured. Static heads: `roles` if given, else the profile cut at `threshold` if given, else the profile's own.
-    `chunks` 0 runs until stopped.
+    `left` and `right` are policy spellings ("full:21", "forcing-kv:sink=1"). With `compress` off lane B runs the left policy. `layer` and
+    `head` are the head whose attention is measured. Static heads: `roles` if given, else the profile cut at `threshold` if given, else
+    the profile's own. `chunks` 0 runs until stopped.
     """
 
     prompt: str = ""
@@ -93,8 +93,8 @@ class Start:
 class Frames:
     """Decoded frames of one lane and chunk.
 
-    `pixels` uint8 RGB [n, H, W, 3]; `start` is the first pixel frame's number, `latent_start` the first latent frame's. `jpeg` is what the session's
-    `encode` made of them (None without one). `label` is the policy in words, `policy` its spelling.
+    `pixels` uint8 RGB [n, H, W, 3]; `start` is the first pixel frame's number, `latent_start` the first latent frame's. `jpeg` is what
+    the session's `encode` made of them (None without one). `label` is the policy in words, `policy` its spelling.
     """
 
     lane: Lane
@@ -134,9 +134,10 @@ class Phases:
 class Sample:
     """Measurements of one lane and chunk.
 
-    FPS count pixel frames. Bytes are of keys and values: stored, read by one noisy pass, allocated; `bytes_expected` is the policy's closed formula for
-    stored. `past` and `window` say how many frames the chunk could look back on, as a number and as a sentence. `warmup` marks chunks that
-    medians leave out while caches fill and kernels warm up. `probe_share` is the run's probe time over its compute time so far, in [0, 1].
+    FPS count pixel frames. Bytes are of keys and values: stored, read by one noisy pass, allocated; `bytes_expected` is the policy's
+    closed formula for stored. `past` and `window` say how many frames the chunk could look back on, as a number and as a sentence.
+    `warmup` marks chunks that medians leave out while caches fill and kernels warm up. `probe_share` is the run's probe time over its
+    compute time so far, in [0, 1].
     """
 
     lane: Lane
@@ -175,7 +176,9 @@ class Maps:
 
 @dataclass(frozen=True)
 class Kept:
-    """What one class of heads keeps in the layer on show: (frame, occupancy) with one share in [0, 1] per segment of the frame, top to bottom."""
+    """What one class of heads keeps in the layer on show: (frame, occupancy) with one share in [0, 1] per segment of the frame, top to
+    bottom.
+    """
 
     name: str
     heads: int
@@ -195,7 +198,9 @@ class Similarity:
 
 @dataclass(frozen=True)
 class Residency:
-    """The cache of one lane after its last commit, in the layer on show, class by class. `current` are the frames of the chunk being drawn."""
+    """The cache of one lane after its last commit, in the layer on show, class by class. `current` are the frames of the chunk being
+    drawn.
+    """
 
     lane: Lane
     chunk: int
@@ -207,10 +212,12 @@ class Residency:
 
 @dataclass(frozen=True)
 class Verdict:
-    """B against A. `speed` is the median of paired end-to-end ratios A ms / B ms (over 1: B is faster) with its 10th and 90th percentile; None while measuring.
+    """B against A. `speed` is the median of paired end-to-end ratios A ms / B ms (over 1: B is faster) with its 10th and 90th percentile;
+    None while measuring.
 
-    `n` of `need` chunks are in, all since the last change; `first` and `last` are the chunks they cover. `kept` is B's stored bytes over A's.
-    `psnr` is the median over `psnr_frames` pixel frames in dB, inf when every frame is equal. `window` says in a sentence what it refers to.
+    `n` of `need` chunks are in, all since the last change; `first` and `last` are the chunks they cover. `kept` is B's stored bytes over
+    A's. `psnr` is the median over `psnr_frames` pixel frames in dB, inf when every frame is equal. `window` says in a sentence what it
+    refers to.
     """
 
     chunk: int
@@ -250,10 +257,12 @@ class Tick:
 
 @dataclass(frozen=True)
 class Done:
-    """Last event. `reason` is "finished" (chunk limit), "stopped" or "error" (no lane is left); `chunks` were begun and finished by a lane or both."""
+    """Last event. `reason` is "finished" (chunk limit), "stopped" or "error" (no lane is left); `chunks` were begun and finished by a
+    lane or both.
+    """
 
     reason: Literal["finished", "stopped", "error"]
     chunks: int
 
 
-Event = Union[Start, Frames, Sample, Maps, Residency, Verdict, Notice, Tick, Done]
+Event = Start | Frames | Sample | Maps | Residency | Verdict | Notice | Tick | Done
