@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fkv.metrics.motion import path
 from fkv.metrics.shapes import BOTTOM, cover, distance
 from fkv.text import CAMERAS, COLOURS, MOTIONS, SHAPES, THEMES, Parsed, Thing, describe
 
@@ -19,12 +20,7 @@ PAN, PAN_PERIOD = 32.0, 120.0
 PHASES, LANES, SUNS, HILLS, LANDMARKS, CLOUDS, WALLS = 16, 3, 4, 8, 6, 4, 3
 WALL_WIDTH, WALL_TOP, WALL_FOOT = 40, 26, 71
 FLOOR = 69.0
-HOP, HOP_PERIOD = 28.0, 108.0
-SPEED = {"bounce": 0.25, "drift": 0.5, "fall": 0.6}
-ORBIT_PERIOD, FALL_SPAN = 240.0, 120.0
 CENTRES = {1: (64.0,), 2: (36.0, 92.0), 3: (22.0, 64.0, 106.0)}
-REACH = {1: 46.0, 2: 20.0, 3: 8.0}
-ORBIT_WIDTH = {1: 34.0, 2: 20.0, 3: 12.0}
 SPREAD = {1: 20.0, 2: 6.0, 3: 2.0}
 
 
@@ -40,21 +36,14 @@ class Object:
 
     def path(self, frames: Array, slot: int = 0, count: int = 1) -> tuple[Array, Array]:
         """Centre (x, y) [n] in world pixels at pixel frames [n], as object `slot` of `count`; slots lie from left to right."""
-        centre, reach, lane = CENTRES[count][slot], REACH[count], self.lane - 1
-        turn = self.phase / PHASES
+        centre, lane = CENTRES[count][slot], self.lane - 1
+        way_x, way_y = path(self.motion, frames, self.phase / PHASES, count)
         if self.motion == "orbit":
-            angle = 2 * np.pi * (frames / ORBIT_PERIOD + turn)
-            return centre + lane * SPREAD[count] * 0.5 + ORBIT_WIDTH[count] * np.cos(angle), 36 + 18 * np.sin(angle)
+            return centre + lane * SPREAD[count] * 0.5 + way_x, 36 + way_y
         if self.motion == "fall":
-            drop = (frames * SPEED["fall"] + turn * FALL_SPAN) % FALL_SPAN
-            return np.full(len(frames), centre + lane * SPREAD[count]), drop - 20
-        speed = SPEED[self.motion]
-        shift = turn * 4 * reach / speed
-        x = centre + _ping_pong((frames + shift) * speed, reach)
-        if self.motion == "drift":
-            return x, np.full(len(frames), 30.0 + 10 * lane)
-        hop = ((frames + turn * HOP_PERIOD) / HOP_PERIOD) % 1.0
-        return x, FLOOR - BOTTOM[self.shape] - HOP * 4 * hop * (1 - hop)
+            return centre + lane * SPREAD[count] + way_x, way_y - 20
+        ground = 30.0 + 10 * lane if self.motion == "drift" else FLOOR - BOTTOM[self.shape]
+        return centre + way_x, ground + way_y
 
 
 @dataclass(frozen=True)
@@ -125,11 +114,6 @@ class Scene:
                 seen *= 1 - cover(near)
             shares[:, i] = (seen * area).sum((1, 2)) / area.sum()
         return shares
-
-
-def _ping_pong(way: Array, reach: float) -> Array:
-    """A triangle wave in [-reach, reach] whose argument is the distance gone."""
-    return np.abs((way % (4 * reach)) - 2 * reach) - reach
 
 
 def parsed_of(scene: Scene) -> Parsed:
