@@ -67,6 +67,8 @@ class PocketCodec(nn.Module):
             nn.Conv2d(fine, block // 4, 1),
             nn.PixelShuffle(4),
         )
+        self.mean: Tensor
+        self.scale: Tensor
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("scale", torch.ones(channels))
         for last in (self.look[-1], self.draw[-2]):
@@ -83,8 +85,8 @@ class PocketCodec(nn.Module):
 
     def forward_decoder(self, latents: Tensor, before: Tensor) -> Tensor:
         """Normalised latents and those one frame earlier, each [n, channels, rows, columns], to pixels [n, 12, height, width] in about [-1, 1]."""
-        plain = F.pixel_shuffle(self.synthesis(latents), CELL)
-        return plain + self.draw(torch.cat((latents, before), dim=1))
+        now, earlier = (x * self.scale[:, None, None] + self.mean[:, None, None] for x in (latents, before))
+        return F.pixel_shuffle(self.synthesis(now), CELL) + self.draw(torch.cat((now, earlier), dim=1))
 
     def normalise(self, raw: Tensor) -> Tensor:
         return (raw - self.mean[:, None, None]) / self.scale[:, None, None]

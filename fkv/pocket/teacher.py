@@ -1,0 +1,183 @@
+"""Teacher-forced training pass: every chunk of a clip is a target that sees the clean chunks before it, all in one forward.
+
+Block-causal training as in Self Forcing's first stage (arXiv 2506.08009, section 3) and CausVid (arXiv 2412.07772): tokens of the clean chunks and of
+the noisy chunks go through the same network side by side; noisy chunk i attends to clean chunks before i and to itself. What a head may see of the
+past is a `Sight`, so that the model meets in training the caches it will be given later. Half of the heads of each layer ("local" heads) are shown
+only the first and the last frame of the past in most batches: this is built in, not discovered, and the model card says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fkv import rope
+from fkv.spec import Geometry, ModelSpec
+from fkv.wan import Block, CausalWan
+
+@dataclass(frozen=True)
+class Seen:
+    """Clean frames that one chunk may see: whole ones, and of some others only these tokens (numbered over `part` laid end to end)."""
+
+    whole: tuple[int, ...] = ()
+    part: tuple[int, ...] = ()
+    tokens: np.ndarray | None = None
+
+
+Past = list[Seen]
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What local and wide heads see of the clean past, per chunk."""
+
+    local: Past
+    wide: Past
+
+
+def local_heads(layers: int, heads: int) -> list[list[int]]:
+    """The heads that are trained mostly on near context: half of every layer but the first, a different half in each (a fixed walk)."""
+    rows = [sorted({(layer * 5 + step * 3) % heads for step in range(heads // 2)}) for layer in range(layers)]
+    return [[], *rows[1:]]
+
+
+def everything(chunks: int, geometry: Geometry) -> Past:
+    return [Seen(tuple(range(i * geometry.chunk))) for i in range(chunks)]
+
+
+def some_frames(chunks: int, geometry: Geometry, sink: int, recent: int) -> Past:
+    """The first `sink` and the last `recent` frames before each chunk."""
+    ends = [i * geometry.chunk for i in range(chunks)]
+    return [Seen(tuple(frame for frame in range(end) if frame < sink or frame >= end - recent)) for end in ends]
+
+
+def some_segments(chunks: int, geometry: Geometry, rng: np.random.Generator) -> Past:
+    """First and last frame, and a random third of the token rows of the three frames before the last: the shape of Forcing-KV's dynamic cache."""
+    kept = []
+    for i, seen in enumerate(some_frames(chunks, geometry, 1, 1)):
+        newest = i * geometry.chunk - 1
+        part = tuple(frame for frame in range(newest - 3, newest) if frame > 0)
+        rows = np.sort(rng.permutation(len(part) * geometry.rows)[: geometry.rows])
+        tokens = (rows[:, None] * geometry.columns + np.arange(geometry.columns)).ravel()
+        kept.append(Seen(seen.whole, part, tokens) if part else seen)
+    return kept
+
+
+def sample_sight(chunks: int, geometry: Geometry, rng: np.random.Generator) -> Sight:
+    """Local heads see two frames in 80 % of batches; wide heads see all, a sink and a window, or a Forcing-KV cache."""
+    draw = rng.random()
+    if draw < 0.45:
+        wide = everything(chunks, geometry)
+    elif draw < 0.7:
+        wide = some_frames(chunks, geometry, int(rng.choice([0, 1, 3])), int(rng.choice([3, 6, 9])))
+    else:
+        wide = some_segments(chunks, geometry, rng)
+    return Sight(local=some_frames(chunks, geometry, 1, 1) if rng.random() < 0.8 else wide, wide=wide)
+
+
+def _collect(frames: Sequence[Tensor], seen: Seen, own: Sequence[Tensor]) -> Tensor:
+    """Tokens [b, h, s, d] of the frames a chunk sees, then its own."""
+    pieces = [frames[frame] for frame in seen.whole]
+    if seen.tokens is not None:
+        part = torch.cat([frames[frame] for frame in seen.part], dim=2)
+        pieces.append(part.index_select(2, torch.from_numpy(seen.tokens).to(part.device)))
+    return torch.cat((*pieces, *own), dim=2)
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, past: Past, geometry: Geometry) -> Tensor:
+    """q [b, h, s, d] of the noisy chunks, or of clean and noisy chunks; k, v of clean then noisy chunks; returns q's shape."""
+    chunk, chunks = geometry.chunk, len(past)
+    keys, values = k.split(geometry.tokens, dim=2), v.split(geometry.tokens, dim=2)
+    queries = q.split(geometry.tokens * chunk, dim=2)
+    first = 2 * chunks - 1 - len(queries)
+    out = []
+    for i, query in enumerate(queries, start=first):
+        seen, own = past[i if i < chunks - 1 else i - (chunks - 1)], slice(i * chunk, (i + 1) * chunk)
+        out.append(F.scaled_dot_product_attention(query, _collect(keys, seen, keys[own]), _collect(values, seen, values[own])))
+    return torch.cat(out, dim=2)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, sight: Sight, local: Sequence[int], geometry: Geometry) -> Tensor:
+    """Self-attention of one layer under a `Sight`."""
+    if not local or sight.local is sight.wide:
+        return _attend(q, k, v, sight.wide, geometry)
+    order = [*local, *(head for head in range(geometry.heads) if head not in local)]
+    index = torch.tensor(order, device=q.device)
+    q, k, v = (x.index_select(1, index) for x in (q, k, v))
+    near = len(local)
+    near_out = _attend(q[:, :near], k[:, :near], v[:, :near], sight.local, geometry)
+    far_out = _attend(q[:, near:], k[:, near:], v[:, near:], sight.wide, geometry)
+    return torch.cat((near_out, far_out), dim=1).index_select(1, torch.argsort(index))
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One batch: clean latents (perhaps disturbed) and noisy ones [b, F, c, H, W], noise level per chunk sigma [b, n], text [b, len, dim],
+    absolute frame numbers [F] and what may be seen."""
+
+    clean: Tensor
+    noisy: Tensor
+    sigma: Tensor
+    text: Tensor
+    frames: Tensor
+    sight: Sight
+
+
+Rotation = tuple[Tensor, Tensor]
+
+
+def before(block: Block, tokens: Tensor, shift: Tensor, scale: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor, Tensor]:
+    """Rotated queries and keys, and values, each [b, heads, s, d]."""
+    inner = block.modulated(tokens, shift, scale)
+    k, v = block.self_attn.keys_values(inner)
+    return rope.rotate(block.self_attn.queries(inner), rotation), rope.rotate(k, rotation), v
+
+
+def after(block: Block, tokens: Tensor, out: Tensor, gate: Tensor, shift: Tensor, scale: Tensor, ffn_gate: Tensor, text: Rotation) -> Tensor:
+    """The rest of a block once self-attention has given `out` [b, heads, s, d]."""
+    tokens = tokens + block.gated(block.self_attn.merge(out), gate)
+    tokens = tokens + block.read(tokens, text)
+    return tokens + block.gated(block.ffn(block.modulated(tokens, shift, scale)), ffn_gate)
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """The training pass of one model. `compiled` fuses what surrounds attention (worth it on any device, costs a minute at the start)."""
+
+    model: CausalWan
+    spec: ModelSpec
+    local: Sequence[Sequence[int]]
+    before: Callable[..., tuple[Tensor, Tensor, Tensor]] = before
+    after: Callable[..., Tensor] = after
+
+    @classmethod
+    def compiled(cls, model: CausalWan, spec: ModelSpec, local: Sequence[Sequence[int]]) -> Teacher:
+        return cls(model, spec, local, torch.compile(before), torch.compile(after))
+
+    def predict(self, clip: Clip) -> Tensor:
+        """Network output for every noisy chunk [b, F, c, H, W]."""
+        geometry, model = self.spec.geometry, self.model
+        past = clip.clean[:, : -geometry.chunk]
+        t = torch.cat((torch.zeros(past.shape[:2], device=past.device), 1000 * clip.sigma.repeat_interleave(geometry.chunk, dim=1)), dim=1)
+        frames = torch.cat((clip.frames[: -geometry.chunk], clip.frames))
+        pos = torch.cartesian_prod(frames, torch.arange(geometry.rows), torch.arange(geometry.columns)).to(past.device)
+        rotation = rope.rotation(pos, self.spec.net.head_dim)
+        embedding, time = model.read_time(t)
+        text = model.read_text(clip.text)
+        tokens = model.patchify(torch.cat((past, clip.noisy), dim=1))
+        skip = past.shape[1]
+        for layer, block in enumerate(model.blocks):
+            assert isinstance(block, Block)
+            shift, scale, *rest = block.parts(time)
+            q, k, v = self.before(block, tokens, shift, scale, rotation)
+            if layer == len(model.blocks) - 1:
+                q, tokens = q[:, :, skip * geometry.tokens :], tokens[:, skip * geometry.tokens :]
+                rest = [part[:, skip:] for part in rest]
+            out = attend(q, k, v, clip.sight, self.local[layer], geometry)
+            tokens = self.after(block, tokens, out, *rest, text[layer])
+        return model.unpatchify(model.head(tokens, embedding[:, skip:]), clip.noisy.shape[1], geometry.rows, geometry.columns)

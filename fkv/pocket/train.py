@@ -1,0 +1,106 @@
+"""`python -m fkv train codec|model|all|report`: makes the pocket model from nothing, or goes on where a killed run stopped."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from dataclasses import fields, replace
+from pathlib import Path
+
+ASSETS = Path(__file__).resolve().parents[2] / "assets" / "pocket"
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m fkv train",
+        description="Train the pocket model. A stopped run goes on from its last checkpoint when the same command is given again.",
+    )
+    parser.add_argument("what", choices=("codec", "decoder", "model", "report", "all"), help="codec: autoencoder; decoder: its decoder alone; "
+                        "model: the diffusion transformer; report: head profile and evaluation; all: codec, model, report")
+    parser.add_argument("--steps", type=int, help="training steps of the chosen part (default: the recipe's)")
+    parser.add_argument("--decay", type=int, help="last steps in which the learning rate falls to zero (default: the recipe's)")
+    parser.add_argument("--passes", type=int, help="chunk forwards per batch of the model (default: the recipe's)")
+    parser.add_argument("--seed", type=int, help="seed of data and noise (default: the recipe's)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda (default: auto)")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: all)")
+    parser.add_argument("--compile", action="store_true", help="fuse the training pass with torch.compile")
+    parser.add_argument("--work", type=Path, default=Path("runs/pocket"), help="checkpoints and logs (default: runs/pocket)")
+    parser.add_argument("--out", type=Path, default=ASSETS, help="where the weights go (default: assets/pocket)")
+    parser.add_argument("--init", type=Path, help="start the model from the weights of this safetensors file instead of from nothing")
+    parser.add_argument("--fresh", action="store_true", help="discard the checkpoint of an earlier run")
+    parser.add_argument("--prompts", type=int, default=64, help="held-out prompts of the report (default: 64)")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit status 0, or 2 with one line on bad arguments."""
+    arguments = parser().parse_args(argv)
+    for name in ("steps", "passes", "prompts"):
+        value = getattr(arguments, name)
+        if value is not None and value < 1:
+            print(f"--{name} {value} is too small; use 1 or more", file=sys.stderr)
+            return 2
+    os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(2**34))
+    import torch
+
+    device = arguments.device if arguments.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        print(f"--device {device}: no CUDA device is visible; use --device cpu", file=sys.stderr)
+        return 2
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    for part in ("codec", "model", "report") if arguments.what == "all" else (arguments.what,):
+        status = {"codec": _codec, "decoder": _codec, "model": _model, "report": _report}[part](part, arguments, device)
+        if status:
+            return status
+    return 0
+
+
+def _recipe(recipe: object, arguments: argparse.Namespace) -> object:
+    known = {field.name for field in fields(recipe)}  # type: ignore[arg-type]
+    edits = {name: value for name in ("steps", "decay", "passes", "seed") if (value := getattr(arguments, name)) is not None and name in known}
+    return replace(recipe, **edits)  # type: ignore[type-var]
+
+
+def _start(checkpoint: Path, arguments: argparse.Namespace) -> None:
+    if arguments.fresh:
+        checkpoint.unlink(missing_ok=True)
+    if checkpoint.is_file():
+        print(f"going on from {checkpoint}")
+
+
+def _codec(part: str, arguments: argparse.Namespace, device: str) -> int:
+    from fkv.pocket.train_codec import CodecRecipe, train_codec
+
+    recipe = _recipe(CodecRecipe(decoder_only=part == "decoder"), arguments)
+    assert isinstance(recipe, CodecRecipe)
+    _start(arguments.work / f"{part}.pt", arguments)
+    print(f"held-out PSNR: {train_codec(recipe, arguments.work, arguments.out, device):.2f} dB")
+    return 0
+
+
+def _model(part: str, arguments: argparse.Namespace, device: str) -> int:
+    import torch
+
+    from fkv.pocket.train_model import ModelRecipe, train_model
+    from fkv.spec import POCKET
+
+    recipe = _recipe(ModelRecipe(), arguments)
+    assert isinstance(recipe, ModelRecipe)
+    if not (arguments.out / "codec.safetensors").is_file():
+        print(f"{arguments.out / 'codec.safetensors'} is missing; run `python -m fkv train codec` first", file=sys.stderr)
+        return 2
+    _start(arguments.work / f"{part}.pt", arguments)
+    workers = 1 if device != "cpu" else torch.get_num_threads()
+    torch.set_num_threads(torch.get_num_threads() // workers)
+    train_model(POCKET, recipe, arguments.work, arguments.out, device, compiled=arguments.compile, init=arguments.init, workers=workers)
+    return 0
+
+
+def _report(part: str, arguments: argparse.Namespace, device: str) -> int:
+    from fkv.pocket.evaluate import write_report
+
+    write_report(arguments.out, arguments.work, device, prompts=arguments.prompts)
+    return 0

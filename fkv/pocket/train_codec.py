@@ -1,0 +1,135 @@
+"""Training of the pocket codec: principal components first, then encoder and decoder together, then (with `--decoder-only`) the decoder alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import Tensor
+
+from fkv.codec import CELL, PocketCodec
+from fkv.pocket import run
+from fkv.pocket.data import draw, loader
+
+
+@dataclass(frozen=True)
+class CodecRecipe:
+    """`noise` is the standard deviation added to normalised latents before decoding, so that the decoder forgives the generator's errors."""
+
+    steps: int = 1800
+    batch: int = 8
+    latents: int = 3
+    rate: float = 2e-3
+    warmup: int = 50
+    decay: int = 700
+    noise: float = 0.06
+    seed: int = 11
+    channels: int = 24
+    decoder_only: bool = False
+
+
+def groups(frames: Tensor) -> Tensor:
+    """uint8 [b, 4 f, h, w, 3] to [b, f, 12, h, w] in [-1, 1]."""
+    pixels = frames.float().div(127.5).sub(1).unflatten(1, (-1, 4)).permute(0, 1, 2, 5, 3, 4)
+    return pixels.flatten(2, 3)
+
+
+def principal_components(codec: PocketCodec, seed: int, scenes: int = 192) -> None:
+    """Set the linear maps of a codec to the leading components of world blocks."""
+    pixels = groups(draw(seed + 1, 0, scenes, 3, gaps=False).frames).flatten(0, 1)
+    blocks = F.pixel_unshuffle(pixels, CELL).permute(0, 2, 3, 1).flatten(0, 2).double()
+    mean = blocks.mean(0)
+    values, vectors = torch.linalg.eigh((blocks - mean).T @ (blocks - mean) / len(blocks))
+    basis = vectors[:, -codec.channels :].T.flip(0)
+    scale = values[-codec.channels :].flip(0).sqrt().clamp_min(1e-3)
+    with torch.no_grad():
+        codec.analysis.weight.copy_((basis / scale[:, None])[:, :, None, None])
+        codec.analysis.bias.copy_(-(basis / scale[:, None]) @ mean)
+        codec.synthesis.weight.copy_((basis * scale[:, None]).T[:, :, None, None])
+        codec.synthesis.bias.copy_(mean)
+
+
+def measure(codec: PocketCodec, seed: int, scenes: int = 64) -> tuple[float, Tensor]:
+    """PSNR in dB over held-out clips of three latent frames, decoded in stream, and their normalised latents."""
+    frames = draw(seed + 2, 0, scenes, 3, gaps=False).frames
+    latents = codec.encode(frames)
+    error = (codec.decoder().decode(latents).float() - frames.float()).square().mean()
+    return float(10 * torch.log10(255.0**2 / error)), latents
+
+
+def renormalise(codec: PocketCodec, seed: int) -> None:
+    """Set the latent mean and scale from world clips; both are 0 and 1 while the encoder still changes."""
+    raw = codec.forward_encoder(groups(draw(seed + 3, 0, 192, 3, gaps=False).frames).flatten(0, 1))
+    codec.mean.copy_(raw.mean((0, 2, 3)))
+    codec.scale.copy_(raw.std((0, 2, 3)))
+
+
+def train_codec(recipe: CodecRecipe, work: Path, out: Path, device: str) -> float:
+    """Run or resume; writes `codec.safetensors` into `out`; returns the held-out PSNR in dB."""
+    torch.manual_seed(recipe.seed)
+    checkpoint = work / ("decoder.pt" if recipe.decoder_only else "codec.pt")
+    codec = PocketCodec(recipe.channels).to(device, memory_format=torch.channels_last)
+    if recipe.decoder_only:
+        from fkv.codec import load_pocket
+
+        codec.load_state_dict(load_pocket(out).state_dict())
+    params = [*codec.synthesis.parameters(), *codec.draw.parameters()] if recipe.decoder_only else list(codec.parameters())
+    optimiser = torch.optim.AdamW(params, lr=recipe.rate, betas=(0.9, 0.98), weight_decay=0.0)
+    average, first = run.Average(codec, 0.998), 0
+    if state := run.load(checkpoint):
+        codec.load_state_dict(state["codec"])
+        optimiser.load_state_dict(state["optimiser"])
+        average.shadow, first = state["average"], state["step"]
+    elif not recipe.decoder_only:
+        principal_components(codec, recipe.seed)
+        average.shadow = {name: tensor.detach().clone() for name, tensor in codec.state_dict().items()}
+    plan = run.Plan(recipe.steps, recipe.warmup, recipe.decay)
+    clips, lengths = [recipe.batch] * recipe.steps, [recipe.latents] * recipe.steps
+    progress = run.Progress(work / "codec.jsonl", first, recipe.steps, "codec")
+
+    def store(step: int) -> None:
+        run.save(checkpoint, {"codec": codec.state_dict(), "optimiser": optimiser.state_dict(), "average": average.shadow, "step": step})
+
+    for step, batch in enumerate(loader(recipe.seed, range(first, recipe.steps), clips, lengths), start=first):
+        run.set_rate([optimiser], [recipe.rate], plan.rate(step))
+        loss = codec_loss(codec, groups(batch.frames.to(device)), recipe, np.random.default_rng((recipe.seed, 5, step)))
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(params, 1.0)
+        optimiser.step()
+        average.update(codec, step)
+        progress.step(step, {"loss": float(loss.detach()), "psnr": float(-10 * torch.log10(loss.detach() / 4))})
+        if progress.due():
+            store(step + 1)
+    store(recipe.steps)
+    codec.load_state_dict(average.shadow)
+    if not recipe.decoder_only:
+        with torch.no_grad():
+            renormalise(codec, recipe.seed)
+    out.mkdir(parents=True, exist_ok=True)
+    save_file({name: tensor.contiguous() for name, tensor in codec.state_dict().items()}, out / "codec.safetensors")
+    return measure(codec.eval(), recipe.seed)[0]
+
+
+def codec_loss(codec: PocketCodec, pixels: Tensor, recipe: CodecRecipe, rng: np.random.Generator) -> Tensor:
+    """Squared error of decoding frames from latents and the frame before, with a little noise on both."""
+    count = pixels.shape[1]
+    if recipe.decoder_only:
+        with torch.no_grad():
+            latents = codec.normalise(codec.forward_encoder(pixels.flatten(0, 1))).unflatten(0, (-1, count))
+    else:
+        latents = codec.forward_encoder(pixels.flatten(0, 1)).unflatten(0, (-1, count))
+    noise = torch.from_numpy(rng.standard_normal(latents.shape, dtype=np.float32)).to(latents)
+    before = torch.cat((latents[:, :1], latents[:, :-1]), dim=1)
+    noisy = latents + recipe.noise * noise
+    drawn = codec.forward_decoder(noisy.flatten(0, 1), (before + recipe.noise * noise.roll(1, 1)).flatten(0, 1))
+    error = F.mse_loss(drawn, pixels.flatten(0, 1))
+    if recipe.decoder_only:
+        return error
+    moments = latents.mean((0, 1, 3, 4)).square().mean() + (latents.std((0, 1, 3, 4)) - 1).square().mean()
+    return error + 1e-4 * moments
+

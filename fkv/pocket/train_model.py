@@ -1,0 +1,266 @@
+"""Training of the pocket model: flow matching on clean chunks ahead of noisy ones, with the network's x0 as output.
+
+Loss: squared error of x0, weighted by 1 / (sigma^2 + 0.1), more where objects are. Noise levels are those the four-step sampler meets, sigma in
+[0.25, 1]. The clean past is disturbed with a little noise and, towards the end, partly replaced by the model's own output, so that long rollouts hold
+(diffusion forcing, arXiv 2407.01392; Self Forcing, arXiv 2506.08009). Matrices inside blocks move by Muon, all else by AdamW.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from fkv.codec import PocketCodec, load_pocket
+from fkv.pocket import run
+from fkv.pocket.data import Batch, loader
+from fkv.pocket.muon import Muon
+from fkv.pocket.teacher import Clip, Teacher, local_heads, sample_sight
+from fkv.spec import ModelSpec
+from fkv.wan import Block, CausalWan
+
+
+BLOCK = 8
+
+
+@dataclass(frozen=True)
+class ModelRecipe:
+    """`passes` is the number of chunk forwards of a batch (a clip of n chunks costs 2 n - 1); lengths of clips, in chunks, go from short to long as
+    training proceeds: `lengths` are (until this share of the steps, chunks, weight). Every batch of clips is used `reuse` times, with other noise. `own` is the share of steps, late, with the model's own past."""
+
+    steps: int = 8000
+    warmup: int = 100
+    decay: int = 2000
+    passes: int = 32
+    reuse: int = 3
+    lengths: tuple[tuple[float, int, float], ...] = ((0.45, 2, 0.8), (0.45, 3, 0.2), (0.8, 2, 0.3), (0.8, 3, 0.5), (0.8, 5, 0.2), (1.0, 3, 0.5), (1.0, 7, 0.5))
+    matrix_rate: float = 2.5e-3
+    rate: float = 2e-3
+    weight_decay: float = 0.01
+    average: float = 0.998
+    object_weight: float = 6.0
+    disturb: float = 0.15
+    own: float = 0.5
+    own_from: float = 0.6
+    seed: int = 21
+
+    def batch_of(self, step: int) -> int:
+        """Which batch a step uses: runs of BLOCK batches, each run gone through `reuse` times."""
+        run_length = BLOCK * self.reuse
+        return step // run_length * BLOCK + step % BLOCK
+
+    def plan(self) -> tuple[list[int], list[int]]:
+        """Chunks and clips of every batch."""
+        chunks, count = [], self.batch_of(self.steps - 1) + BLOCK
+        for step in range(count):
+            share = (step + 0.5) / count
+            until = next(edge for edge, _, _ in self.lengths if share <= edge)
+            choices = [(count, weight) for edge, count, weight in self.lengths if edge == until]
+            weights = np.array([weight for _, weight in choices])
+            rng = np.random.default_rng((self.seed, 3, step))
+            chunks.append(int(rng.choice([count for count, _ in choices], p=weights / weights.sum())))
+        return chunks, [max(1, round(self.passes / (2 * count - 1))) for count in chunks]
+
+
+def initialise(model: CausalWan, seed: int) -> None:
+    """Open gates, zero modulation from time and zero output at the start: short trainings get going at once."""
+    torch.manual_seed(seed)
+    depth = len(model.blocks)
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=module.in_features**-0.5)
+            nn.init.zeros_(module.bias)
+    nn.init.zeros_(model.time_projection[1].weight)
+    nn.init.zeros_(model.head.head.weight)
+    nn.init.zeros_(model.head.modulation)
+    with torch.no_grad():
+        for block in model.blocks:
+            assert isinstance(block, Block)
+            block.modulation.zero_()
+            block.modulation[:, [2, 5]] = 1
+            for matrix in (block.self_attn.o.weight, block.cross_attn.o.weight, block.ffn[2].weight):
+                matrix.mul_((3 * depth) ** -0.5)
+
+
+def optimisers(model: CausalWan, recipe: ModelRecipe) -> list[torch.optim.Optimizer]:
+    named = dict(model.named_parameters())
+    matrices = [param for name, param in named.items() if name.startswith("blocks.") and param.ndim == 2]
+    rest = [param for name, param in named.items() if not (name.startswith("blocks.") and param.ndim == 2)]
+    return [
+        *(Muon(matrices[half::2], lr=recipe.matrix_rate, weight_decay=recipe.weight_decay) for half in (0, 1)),
+        torch.optim.AdamW(rest, lr=recipe.rate, betas=(0.9, 0.95), weight_decay=0.0),
+    ]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A batch ready for the network: the clip, its x0 target [b, F, c, H, W], the loss weight [b, F, H, W], and which chunks of the past [b, F] are to be
+    replaced by the network's own output (None: no chunk)."""
+
+    clip: Clip
+    target: Tensor
+    weight: Tensor
+    swap: Tensor | None
+
+    def part(self, clips: slice) -> Task:
+        c = self.clip
+        clip = Clip(c.clean[clips], c.noisy[clips], c.sigma[clips], c.text[clips], c.frames, c.sight)
+        return Task(clip, self.target[clips], self.weight[clips], None if self.swap is None else self.swap[clips])
+
+    def loss(self, teacher: Teacher) -> tuple[Tensor, float]:
+        """Weighted squared error of x0, and the plain error of all chunks but the first."""
+        clip, chunk = self.clip, teacher.spec.chunk
+        if self.swap is not None:
+            with torch.no_grad():
+                own = teacher.predict(clip)
+            clip = replace(clip, clean=clip.clean + self.swap[:, :, None, None, None] * (own - clip.clean))
+        error = (teacher.predict(clip) - self.target).square().mean(dim=2)
+        return (error * self.weight).mean(), float(error[:, chunk:].detach().mean())
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """Turns encoded batches into tasks; what a task is made of depends on the seed and the step alone."""
+
+    spec: ModelSpec
+    recipe: ModelRecipe
+
+    def task(self, batch: Batch, target: Tensor, step: int) -> Task:
+        recipe, chunk = self.recipe, self.spec.chunk
+        rng = np.random.default_rng((recipe.seed, 7, step))
+        generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+        clips, frames = target.shape[:2]
+        sigma = self.levels(clips, frames // chunk, generator)
+        noise = torch.randn(target.shape, generator=generator).to(target)
+        level = sigma.repeat_interleave(chunk, dim=1)[:, :, None, None, None].to(target)
+        strength = torch.rand(clips, generator=generator) * (torch.rand(clips, generator=generator) < 0.6)
+        disturbance = recipe.disturb * strength[:, None, None, None, None] * torch.randn(target.shape, generator=generator)
+        clip = Clip(
+            clean=target + disturbance.to(target),
+            noisy=(1 - level) * target + level * noise,
+            sigma=sigma.to(target),
+            text=batch.text.to(target),
+            frames=batch.numbers,
+            sight=sample_sight(frames // chunk, self.spec.geometry, rng),
+        )
+        weight = (1 + recipe.object_weight * batch.mask.to(target)) / (level[:, :, 0].square() + 0.1)
+        weight[:, :chunk] *= batch.opening.to(target)[:, None, None, None]
+        swap = None
+        if step >= recipe.own_from * recipe.steps and rng.random() < recipe.own and frames > chunk:
+            swap = (torch.rand(sigma.shape, generator=generator) < 0.7).to(target).repeat_interleave(chunk, dim=1)
+        return Task(clip, target, weight, swap)
+
+    def levels(self, clips: int, chunks: int, generator: torch.Generator) -> Tensor:
+        """Noise level of every chunk [clips, chunks]: a quarter at 1, the others uniform in [0.25, 1]."""
+        uniform = 0.25 + 0.75 * torch.rand(clips, chunks, generator=generator)
+        return torch.where(torch.rand(clips, chunks, generator=generator) < 0.25, torch.ones(()), uniform)
+
+
+class Crew:
+    """Replicas of one model that share its weights and work on shares of a batch in threads of their own, one core each: on a CPU that wastes less time
+    than many threads inside every operation. With one worker it is the plain loop."""
+
+    def __init__(self, model: CausalWan, spec: ModelSpec, workers: int, *, compiled: bool):
+        local = local_heads(spec.net.layers, spec.net.heads)
+        make = Teacher.compiled if compiled else Teacher
+        self.replicas = [model]
+        for _ in range(workers - 1):
+            twin = CausalWan(spec.net)
+            for mine, shared in zip(twin.parameters(), model.parameters()):
+                mine.data = shared.data
+            self.replicas.append(twin)
+        self.teachers = [make(replica, spec, local) for replica in self.replicas]
+        self.pool = ThreadPoolExecutor(workers)
+
+    def work(self, task: Task) -> tuple[float, float]:
+        """Loss and plain error of a task, its gradients left on the model."""
+        clips = len(task.target)
+        edges = [clips * i // len(self.replicas) for i in range(len(self.replicas) + 1)]
+        shares = [(teacher, task.part(slice(low, high)), (high - low) / clips) for teacher, low, high in zip(self.teachers, edges, edges[1:]) if high > low]
+        results = list(self.pool.map(self._share, *zip(*shares)))
+        for param, *others in zip(*(replica.parameters() for replica in self.replicas)):
+            for other in others:
+                if other.grad is not None:
+                    param.grad = other.grad if param.grad is None else param.grad.add_(other.grad)
+                    other.grad = None
+        return sum(loss for loss, _ in results), sum(later for _, later in results)
+
+    @staticmethod
+    def _share(teacher: Teacher, task: Task, share: float) -> tuple[float, float]:
+        loss, later = task.loss(teacher)
+        (loss * share).backward()
+        return float(loss.detach()) * share, later * share
+
+    def step(self, optimisers: Sequence[torch.optim.Optimizer]) -> None:
+        list(self.pool.map(lambda optimiser: optimiser.step(), optimisers))
+
+
+class Pool:
+    """Encoded batches of the current run of BLOCK batches, pulled from the loader as they are asked for."""
+
+    def __init__(self, codec: PocketCodec, batches: Iterator[Batch], first: int, device: str):
+        self.codec, self.batches, self.next, self.device = codec, batches, first, device
+        self.held: dict[int, tuple[Batch, Tensor]] = {}
+
+    def __getitem__(self, index: int) -> tuple[Batch, Tensor]:
+        while self.next <= index:
+            batch = next(self.batches)
+            target = self.codec.encode(batch.frames.to(self.device))
+            batch.frames = batch.frames[:0]
+            self.held[self.next] = batch, target
+            self.held.pop(self.next - BLOCK, None)
+            self.next += 1
+        return self.held[index]
+
+
+def train_model(spec: ModelSpec, recipe: ModelRecipe, work: Path, out: Path, device: str, *, compiled: bool = False, init: Path | None = None, workers: int = 1) -> None:
+    """Run or resume, from nothing or from the weights in `init`; writes `model.safetensors` (averaged weights) into `out` every few minutes and at the end."""
+    codec = load_pocket(out, device)
+    model = CausalWan(spec.net).to(device)
+    initialise(model, recipe.seed)
+    if init is not None:
+        model.load_state_dict({name: tensor.float() for name, tensor in load_file(init).items()})
+    opts = optimisers(model, recipe)
+    average, first = run.Average(model, recipe.average), 0
+    if state := run.load(work / "model.pt"):
+        model.load_state_dict(state["model"])
+        for optimiser, saved in zip(opts, state["optimisers"]):
+            optimiser.load_state_dict(saved)
+        average.shadow, first = state["average"], state["step"]
+    crew = Crew(model, spec, workers, compiled=compiled)
+    lesson = Lesson(spec, recipe)
+    plan = run.Plan(recipe.steps, recipe.warmup, recipe.decay)
+    chunks, clips = recipe.plan()
+    progress = run.Progress(work / "model.jsonl", first, recipe.steps, "model")
+    (work / "recipe.json").write_text(json.dumps(asdict(recipe), indent=1))
+    begin = recipe.batch_of(first) // BLOCK * BLOCK
+    batches = loader(recipe.seed, range(begin, len(clips)), clips, [count * spec.chunk for count in chunks])
+    pool = Pool(codec, batches, begin, device)
+    for step in range(first, recipe.steps):
+        batch, target = pool[recipe.batch_of(step)]
+        run.set_rate(opts, (recipe.matrix_rate, recipe.matrix_rate, recipe.rate), plan.rate(step))
+        model.zero_grad(set_to_none=True)
+        loss, later = crew.work(lesson.task(batch, target, step))
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        crew.step(opts)
+        average.update(model, step)
+        progress.step(step, {"loss": loss, "later": later, "norm": float(norm)})
+        if progress.due() or step + 1 == recipe.steps:
+            saved = {"model": model.state_dict(), "optimisers": run.optimisers_state(opts), "average": average.shadow, "step": step + 1}
+            run.save(work / "model.pt", saved)
+            export(average.shadow, out)
+
+
+def export(state: dict[str, Tensor], out: Path) -> None:
+    """Averaged weights as `model.safetensors` in float16, which keeps them below the size limit of one file."""
+    tensors = {name: tensor.half().contiguous() for name, tensor in state.items()}
+    part = out / "model.part"
+    save_file(tensors, part)
+    part.replace(out / "model.safetensors")
