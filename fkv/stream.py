@@ -1,0 +1,184 @@
+"""One lane's rollout: chunks of latent frames, each denoised from noise with the cache only read, then committed by a clean pass.
+
+The loop is Self Forcing's (arXiv 2506.08009) and the re-cache LongLive's (arXiv 2509.22622): at a change of prompt or policy the newest
+clean frames are read again, in one unmasked pass at their true positions. A chunk is committed when the next one is asked for, so that the
+last chunk of a video costs no clean pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fkv.cache import Commit, KVCache, Policy
+from fkv.spec import ModelSpec
+from fkv.wan import CausalWan, Probe
+
+Noise = Callable[[int], tuple[Tensor, list[Tensor]]]
+Trace = list[tuple[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Clean latents [b, f, C, H, W] of chunk number `index`, whose first frame is latent frame `start`."""
+
+    index: int
+    start: int
+    latents: Tensor
+
+
+def seeded_noise(
+    seed: int, spec: ModelSpec, batch: int = 1, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> Noise:
+    """Noise that depends on the seed and the chunk number only, so that lanes and devices share it. Drawn on the CPU in float32."""
+    fresh = len(spec.schedule.steps) - 1 if spec.schedule.sampler == "renoise" else 0
+
+    def noise(chunk: int) -> tuple[Tensor, list[Tensor]]:
+        generator = torch.Generator().manual_seed((seed * 1_000_003 + chunk) % 2**63)
+        shape = (batch, spec.chunk, *spec.latent)
+        drawn = [torch.randn(shape, generator=generator).to(device, dtype) for _ in range(1 + fresh)]
+        return drawn[0], drawn[1:]
+
+    return noise
+
+
+def cleaned(x: Tensor, flow: Tensor, sigma: float) -> Tensor:
+    """x0 under a predicted flow (noise - x0), for input x of noise share `sigma`; in float32, returned in x's dtype."""
+    return (x.float() - sigma * flow.float()).to(x.dtype)
+
+
+def noised(x0: Tensor, noise: Tensor, sigma: float) -> Tensor:
+    """x0 mixed with a share `sigma` of noise."""
+    return (1 - sigma) * x0 + sigma * noise
+
+
+def implied(x: Tensor, x0: Tensor, sigma: float) -> Tensor:
+    """The noise that, mixed into x0 with share `sigma`, gives x."""
+    return (x - (1 - sigma) * x0) / sigma
+
+
+class Stream:
+    """A rollout under one policy. `step` gives the next chunk; `recache` changes prompt or policy from there on.
+
+    `mark` is told the name of a phase ("clean", "noisy", "recache") each time one ends; `trace`, where given, collects what every pass
+    predicted: ("noisy", x0), ("clean", raw output), ("recache", raw output).
+    """
+
+    def __init__(
+        self,
+        model: CausalWan,
+        spec: ModelSpec,
+        text: Tensor,
+        policy: Policy,
+        noise: Noise,
+        mark: Callable[[str], None] | None = None,
+        *,
+        trace: Trace | None = None,
+    ) -> None:
+        self.model, self.spec, self.noise, self.trace = model, spec, noise, trace
+        self.mark = mark or (lambda phase: None)
+        self.chunks = 0
+        self._timesteps = spec.schedule.timesteps()
+        self._sigmas = [spec.schedule.sigma(t) for t in self._timesteps]
+        self._pending: Chunk | None = None
+        self._batch = text.shape[0]
+        self.cache = self._new_cache(policy)
+        self._opening: Tensor | None = None
+        self._newest: Tensor | None = None
+        self._read(text)
+
+    @property
+    def policy(self) -> Policy:
+        return self.cache.policy
+
+    @property
+    def frames(self) -> int:
+        """Latent frames made so far."""
+        return self.chunks * self.spec.chunk
+
+    @torch.inference_mode()
+    def step(self, probe: Probe | None = None) -> Chunk:
+        """Commits the chunk before, then denoises the next one. `probe` sees the noisy passes."""
+        self.commit()
+        x, fresh = self.noise(self.chunks)
+        x0 = x
+        for step, (t, sigma) in enumerate(zip(self._timesteps, self._sigmas)):
+            x0 = self._denoise(x, t, sigma, probe)
+            if step + 1 < len(self._timesteps):
+                eps = fresh[step] if self.spec.schedule.sampler == "renoise" else implied(x, x0, sigma)
+                x = noised(x0, eps, self._sigmas[step + 1])
+            self.mark("noisy")
+        self._pending = Chunk(self.chunks, self.frames, x0)
+        self.chunks += 1
+        self._remember(x0)
+        return self._pending
+
+    @torch.inference_mode()
+    def commit(self) -> None:
+        """Runs the clean pass of the newest chunk, if it is still due."""
+        if self._pending is not None:
+            chunk, self._pending = self._pending, None
+            self._clean(chunk.latents, chunk.start, recache=False)
+
+    @torch.inference_mode()
+    def recache(self, text: Tensor | None = None, policy: Policy | None = None) -> None:
+        """Changes prompt [b, length, text_dim] or policy at once, by reading the newest clean frames again.
+
+        With the same policy, what it retains (a sink) stays as the old prompt left it. A new policy starts from an empty cache and
+        also reads its first frames again. Raises ValueError, with nothing changed, where the policy does not fit.
+        """
+        fresh = self._new_cache(policy) if policy is not None else None
+        if fresh is None and self._pending is not None and self._pending.start < self.policy.anchors:
+            self.commit()
+        self._pending = None
+        if fresh is not None:
+            self.cache = fresh
+        if text is not None:
+            self._read(text)
+        if self._newest is None or self._opening is None:
+            return
+        start = self.frames - min(self.policy.replay(self.frames), self._newest.shape[1])
+        start = max(start, min(self.policy.anchors, self.frames - 1)) if start else 0
+        if fresh is not None and start and self.policy.anchors:
+            self._clean(self._opening[:, : self.policy.anchors], 0, recache=True)
+        self.cache.retain(start)
+        self._clean(self._newest[:, start - self.frames :], start, recache=True)
+
+    def _new_cache(self, policy: Policy) -> KVCache:
+        parameter = self.model.patch_embedding.weight
+        return KVCache(policy, self.spec.geometry, self._batch, parameter.dtype, parameter.device)
+
+    def _read(self, text: Tensor) -> None:
+        with torch.inference_mode():
+            self._text = self.model.read_text(text)
+
+    def _denoise(self, x: Tensor, t: float, sigma: float, probe: Probe | None) -> Tensor:
+        out = self.model(x, self._clock(x, t), self._text, self.cache, self.frames, probe)
+        x0 = cleaned(x, out, sigma) if self.spec.prediction == "flow" else out.to(x.dtype)
+        self._note("noisy", x0)
+        return x0
+
+    def _clean(self, latents: Tensor, start: int, *, recache: bool) -> None:
+        commit = Commit(self.chunks - 1, start, latents.shape[1], self.spec.geometry, recache)
+        with self.cache.committing(commit):
+            out = self.model(latents, self._clock(latents, self.spec.schedule.context), self._text, self.cache, start)
+        phase = "recache" if recache else "clean"
+        self._note(phase, out)
+        self.mark(phase)
+
+    def _clock(self, x: Tensor, t: float) -> Tensor:
+        return torch.full(x.shape[:2], t, dtype=torch.float32, device=x.device)
+
+    def _note(self, phase: str, tensor: Tensor) -> None:
+        if self.trace is not None:
+            self.trace.append((phase, tensor))
+
+    def _remember(self, latents: Tensor) -> None:
+        """Keeps the clean frames a re-cache may ask for: the newest ones, and those at the start of the video."""
+        span = max(self.spec.window, self.policy.replay(self.frames), self.spec.chunk)
+        self._newest = latents if self._newest is None else torch.cat((self._newest, latents), dim=1)[:, -span:].clone()
+        if self._opening is None or self._opening.shape[1] < max(self.spec.window, self.policy.anchors):
+            self._opening = latents if self._opening is None else torch.cat((self._opening, latents), dim=1)
