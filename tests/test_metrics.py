@@ -54,8 +54,9 @@ def test_colour_place_and_shape_of_whole_objects_are_found(soft: bool) -> None:
 
 
 def test_a_drawn_clip_obeys_its_own_prompt() -> None:
+    """Sharpness drifts by up to 0.22 in drawn clips too: a panning camera and passing objects change which edges are in view."""
     rng = np.random.default_rng(11)
-    for _ in range(10):
+    for _ in range(7):
         scene = sample_scene(rng)
         seen = world_metrics(Renderer(scene).frames(0, CLIP), parsed_of(scene))
         assert seen.theme_right, scene
@@ -65,7 +66,8 @@ def test_a_drawn_clip_obeys_its_own_prompt() -> None:
         assert seen.kept > 0.95, scene
         assert seen.ghost == 0, scene
         assert not seen.background_psnr < 30, scene
-        assert abs(seen.saturation_drift) < 0.2, scene
+        assert abs(seen.saturation_drift) < 0.1, scene
+        assert abs(seen.sharpness_drift) < 0.3, scene
         json.dumps(seen.to_dict(), allow_nan=False)
 
 

@@ -54,7 +54,8 @@ class ObjectMetrics:
 
 @dataclass(frozen=True)
 class WorldMetrics:
-    """A clip against its prompt. Shares in [0, 1]; NaN where a clip is too short to tell. Drifts compare the last chunk with the third."""
+    """A clip against its prompt. Shares in [0, 1]; NaN where a clip is too short to tell. Drifts compare
+    the last chunk with the third, that of sharpness without the objects, which may come and go."""
 
     objects: tuple[ObjectMetrics, ...]
     objects_right: float
@@ -116,7 +117,7 @@ def world_metrics(frames: Array, parsed: Parsed, chunk: int = 12) -> WorldMetric
         chunk_jump=_mean([thing.chunk_jump for thing in things]),
         sharpness=float(sharp.mean()),
         saturation=float(strong.mean()),
-        sharpness_drift=_drift(sharp, chunk),
+        sharpness_drift=_drift(sharpness(frames, keep), chunk),
         saturation_drift=_drift(strong, chunk),
         background_psnr=background_kept(frames, keep, parsed.camera),
     )

@@ -40,10 +40,13 @@ def _decibels(square_error: float) -> float:
     return float(np.minimum(99.0, 10 * np.log10(255**2 / np.maximum(square_error, 1e-6))))
 
 
-def sharpness(frames: Array) -> Array:
-    """Gradient energy [n] of frames uint8 [n, h, w, 3]: root mean square step of luma between neighbouring pixels, in grey levels."""
+def sharpness(frames: Array, keep: Array | None = None) -> Array:
+    """Gradient energy [n] of frames uint8 [n, h, w, 3]: root mean square step of luma between neighbouring pixels, in grey levels; over
+    pixels where `keep` [n, h, w] is true."""
     luma = frames.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
-    return np.sqrt((np.diff(luma, axis=1) ** 2).mean((1, 2)) + (np.diff(luma, axis=2) ** 2).mean((1, 2)))
+    step = np.diff(luma, axis=1)[:, :, :-1] ** 2 + np.diff(luma, axis=2)[:, :-1] ** 2
+    weight = np.ones_like(step) if keep is None else keep[:, :-1, :-1].astype(np.float32)
+    return np.sqrt((step * weight).sum((1, 2)) / np.maximum(weight.sum((1, 2)), 1))
 
 
 def saturation(frames: Array) -> Array:
