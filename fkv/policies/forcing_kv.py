@@ -100,18 +100,21 @@ class ForcingKV(Policy):
             return []
         if layer == 0 or chunks < parted:
             return [(geometry.heads, (sink + min(max(self.static_recent, self.dynamic_recent), frames - sink)) * geometry.tokens)]
-        added = [self._kept(self._leaving(done * geometry.chunk, geometry.chunk)) for done in range(parted, chunks)] or [0]
+        added = [self._kept(self._candidates(self._fresh(done * geometry.chunk, geometry.chunk))) for done in range(parted, chunks)] or [0]
         segments = min(self.cap * self.segments, sum(added)) if self.history == "accumulate" else added[-1]
         static = len((self.roles or ())[layer])
         windows = [(sink + min(recent, frames - sink)) * geometry.tokens for recent in (self.static_recent, self.dynamic_recent)]
         sizes = [(static, windows[0]), (geometry.heads - static, windows[1] + segments * geometry.tokens // self.segments)]
         return [(heads, tokens) for heads, tokens in sizes if heads]
 
-    def _leaving(self, frames: int, chunk: int) -> int:
-        """Candidate frames of a chunk committed after `frames` others: those that have a successor, at most a chunk of them."""
+    def _fresh(self, frames: int, chunk: int) -> int:
+        """Frames that a dynamic head's open run holds when a chunk is committed after `frames` others."""
         sink, later_sink = min(self.sink, frames), min(self.sink, frames + chunk)
-        after_sink = min(self.dynamic_recent, frames - sink) + chunk - (later_sink - sink)
-        return max(0, min(chunk, after_sink - 1))
+        return min(self.dynamic_recent, frames - sink) + chunk - (later_sink - sink)
+
+    def _candidates(self, frames: int) -> int:
+        """How many of the frames in an open run leave the recent window and have a successor to be compared with."""
+        return max(0, min(frames - self.dynamic_recent, frames - 1))
 
     def _kept(self, candidates: int) -> int:
         """Segments kept out of those of some candidate frames."""
@@ -163,7 +166,7 @@ class ForcingKV(Policy):
         start, end = group.span("open")
         frames = (end - start) // geometry.tokens
         keys = group.k[:, :, start:end].float().unflatten(2, (frames, geometry.tokens)).permute(0, 2, 3, 1, 4).flatten(3)
-        candidates = max(0, min(geometry.chunk, frames - 1))
+        candidates = self._candidates(frames)
         per_token = F.cosine_similarity(keys[:, :candidates], keys[:, 1 : candidates + 1], dim=-1)
         return per_token.unflatten(2, (self.segments, -1)).mean(dim=(0, 3))
 
