@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fkv.cache import Commit, KVCache, Policy
 from fkv.spec import ModelSpec
-from fkv.wan import CausalWan, Probe
+from fkv.wan import CausalWan, Probe, TextKV
 
 Noise = Callable[[int], tuple[Tensor, list[Tensor]]]
 Trace = list[tuple[str, Tensor]]
@@ -88,7 +88,7 @@ class Stream:
         self.cache = self._new_cache(policy)
         self._opening: Tensor | None = None
         self._newest: Tensor | None = None
-        self._read(text)
+        self._text = self._read(text)
 
     @property
     def policy(self) -> Policy:
@@ -131,13 +131,14 @@ class Stream:
         also reads its first frames again. Raises ValueError, with nothing changed, where the policy does not fit.
         """
         fresh = self._new_cache(policy) if policy is not None else None
+        read = self._read(text) if text is not None else None
         if fresh is None and self._pending is not None and self._pending.start < self.policy.anchors:
             self.commit()
         self._pending = None
         if fresh is not None:
             self.cache = fresh
-        if text is not None:
-            self._read(text)
+        if read is not None:
+            self._text = read
         if self._newest is None or self._opening is None:
             return
         start = self.frames - min(self.policy.replay(self.frames), self._newest.shape[1])
@@ -151,9 +152,11 @@ class Stream:
         parameter = self.model.patch_embedding.weight
         return KVCache(policy, self.spec.geometry, self._batch, parameter.dtype, parameter.device)
 
-    def _read(self, text: Tensor) -> None:
+    def _read(self, text: Tensor) -> TextKV:
+        if text.shape[0] != self._batch:
+            raise ValueError(f"text has a batch of {text.shape[0]}, the stream of {self._batch}; give one prompt per video")
         with torch.inference_mode():
-            self._text = self.model.read_text(text)
+            return self.model.read_text(text)
 
     def _denoise(self, x: Tensor, t: float, sigma: float, probe: Probe | None) -> Tensor:
         out = self.model(x, self._clock(x, t), self._text, self.cache, self.frames, probe)
