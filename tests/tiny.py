@@ -70,3 +70,25 @@ def tiny_stream(
 
 def tiny_cache(spec: ModelSpec, policy: Policy | str) -> KVCache:
     return KVCache(tiny_policy(policy, spec.geometry) if isinstance(policy, str) else policy, spec.geometry)
+
+
+def kept_bytes(cache: KVCache, chunks: int, recached: int = 0) -> int:
+    """What the closed formula of a cache's policy says it stores after `chunks` commits."""
+    geometry = cache.geometry
+    groups = [group for layer in range(geometry.layers) for group in cache.policy.expected(layer, chunks, geometry, recached)]
+    return sum(heads * tokens for heads, tokens in groups) * 2 * geometry.head_dim * cache.batch * cache.dtype.itemsize
+
+
+def frames_of(cache: KVCache, layer: int) -> dict[str, list[int]]:
+    """Frames that every group of a layer keeps tokens of."""
+    return {name: sorted(set(pos[:, 0].tolist())) for name, _, pos in cache.residency()[layer]}
+
+
+def timeline(text: str, chunks: int, layer: int = 1, spec: ModelSpec | None = None) -> list[dict[str, list[int]]]:
+    """Frames each group of a layer keeps when chunk 1, 2, ... begins."""
+    stream = tiny_stream(spec or tiny_spec(steps=1), text)
+    seen = []
+    for _ in range(chunks):
+        stream.step()
+        seen.append(frames_of(stream.cache, layer))
+    return seen[1:]

@@ -1,0 +1,216 @@
+"""Properties that every discovered policy has, and the timelines of each written out."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from fkv.cache import KVCache, Policy
+from fkv.policies import discover, label, parse, spelling
+from fkv.policies.forcing_kv import ForcingKV
+from fkv.policies.full import Full
+from fkv.policies.window import Window
+from fkv.probe import FrameProbe
+from fkv.spec import Geometry
+from fkv.stream import Stream
+from tests.test_cache import attend, masked_reference
+from tests.tiny import frames_of, kept_bytes, timeline, tiny_policy, tiny_roles, tiny_spec, tiny_stream, tiny_text
+
+UNLIMITED = {"full": "full", "window": "window:sink=0,recent=99", "forcing-kv": "forcing-kv:static_recent=21,dynamic_recent=21"}
+SPELLINGS = [
+    "full", "full:9", "full:3", "window:sink=1,recent=5", "window:sink=4,recent=3", "window:sink=0,recent=4", "window:1,5,on_switch=renew",
+    "forcing-kv", "forcing-kv:start_chunk=0,sink=0", "forcing-kv:static_recent=2,dynamic_recent=3,start_chunk=2", "forcing-kv:dynamic=0",
+    "forcing-kv:similarity=layer", "forcing-kv:similarity_layer=2,history=accumulate,cap=2,segments=4", "forcing-kv:sink=5,start_chunk=0",
+]  # fmt: skip
+POLICIES = pytest.mark.parametrize("text", SPELLINGS)
+
+
+def latents(stream: Stream, chunks: int) -> Tensor:
+    return torch.cat([stream.step().latents for _ in range(chunks)], dim=1)
+
+
+def test_every_policy_on_disk_is_listed_in_these_tests() -> None:
+    assert set(discover()) == set(UNLIMITED) == {parse(text).name for text in SPELLINGS}
+
+
+@pytest.mark.parametrize("text", UNLIMITED.values())
+def test_an_unlimited_budget_equals_the_whole_history(text: str) -> None:
+    spec = tiny_spec()
+    torch.testing.assert_close(latents(tiny_stream(spec, text), 4), latents(tiny_stream(spec, "full"), 4), atol=1e-5, rtol=0)
+
+
+@POLICIES
+@pytest.mark.parametrize(("batch", "dtype"), [(1, torch.float32), (2, torch.float32), (2, torch.bfloat16)])
+def test_groups_partition_the_heads_and_bytes_equal_the_formula_in_every_phase(text: str, batch: int, dtype: torch.dtype) -> None:
+    spec = tiny_spec(heads=5, rows=4, columns=3, steps=1)
+    stream = tiny_stream(spec, text, batch=batch, dtype=dtype)
+    recached = 0
+    for chunk in range(6):
+        if chunk == 4:
+            stream.recache(text=tiny_text(spec, batch, seed=1))
+            recached = 4
+            assert stream.cache.nbytes == kept_bytes(stream.cache, 4, 4)
+        assert stream.step().latents.isfinite().all()
+        assert stream.cache.nbytes == kept_bytes(stream.cache, chunk, recached), f"before chunk {chunk}"
+        assert stream.cache.read_bytes == stream.cache.nbytes + stream.spec.chunk * kept_bytes(one_frame(stream), 1)
+        for groups in stream.cache.layers:
+            assert sorted(head for group in groups for head in group.members) == (list(range(5)) if chunk else [])
+            assert all(sum(length for _, length in group.runs) == group.tokens == group.pos.shape[-2] for group in groups)
+
+
+def one_frame(stream: Stream) -> KVCache:
+    """A cache in which one chunk is one frame."""
+    cache, geometry = stream.cache, stream.spec.geometry
+    return KVCache(
+        Full(), Geometry(geometry.layers, geometry.heads, geometry.head_dim, geometry.rows, geometry.columns, 1), cache.batch, cache.dtype
+    )
+
+
+@POLICIES
+def test_a_policy_keeps_the_tokens_its_positions_name_and_attends_to_no_others(text: str) -> None:
+    spec = tiny_spec(heads=4)
+    stream = tiny_stream(spec, text)
+    geometry, write, cache = spec.geometry, stream.cache.write, stream.cache
+    written: dict[int, list[tuple[Tensor, Tensor]]] = {layer: [] for layer in range(geometry.layers)}
+
+    def spied(layer: int, k: Tensor, v: Tensor, q: Tensor) -> None:
+        written[layer].append((k.clone(), v.clone()))
+        write(layer, k, v, q)
+
+    cache.write = spied
+    latents(stream, 5)
+    for layer, groups in enumerate(cache.layers):
+        k, v = (torch.cat(side, dim=2) for side in zip(*written[layer]))
+        for group in groups:
+            index = (group.pos[:, 0] * geometry.rows + group.pos[:, 1]) * geometry.columns + group.pos[:, 2]
+            assert len(index.unique()) == len(index), "a token is kept twice"
+            assert group.k.equal(k[:, group.heads][:, :, index])
+            assert group.v.equal(v[:, group.heads][:, :, index])
+        q, new_k, new_v = torch.randn(3, 1, geometry.heads, 7, geometry.head_dim, generator=torch.Generator().manual_seed(0))
+        torch.testing.assert_close(attend(q, new_k, new_v, groups), masked_reference(q, new_k, new_v, groups), atol=1e-5, rtol=0)
+
+
+@POLICIES
+def test_two_interleaved_streams_equal_two_sequential_ones_bit_for_bit(text: str) -> None:
+    spec = tiny_spec()
+    sequential = [latents(tiny_stream(spec, text, seed=seed), 5) for seed in (0, 1)]
+    streams = [tiny_stream(spec, text, seed=seed) for seed in (0, 1)]
+    chunks = [[stream.step().latents for stream in streams] for _ in range(5)]
+    for number in (0, 1):
+        assert torch.cat([pair[number] for pair in chunks], dim=1).equal(sequential[number])
+
+
+@POLICIES
+def test_a_probe_changes_nothing(text: str) -> None:
+    spec = tiny_spec()
+    watched, plain = tiny_stream(spec, text), tiny_stream(spec, text)
+    probe = FrameProbe(spec.geometry, head=(1, 2), queries=6)
+    for _ in range(4):
+        probe.clear()
+        assert watched.step(probe).latents.equal(plain.step().latents)
+    assert probe.seen == list(range(spec.geometry.layers))
+
+
+@POLICIES
+def test_the_spelling_of_a_policy_reads_back_as_the_same_policy(text: str) -> None:
+    policy = parse(text)
+    assert parse(spelling(policy)) == policy
+    assert label(policy)
+
+
+@POLICIES
+def test_a_change_of_policy_needs_no_history_beyond_what_the_stream_keeps(text: str) -> None:
+    spec = tiny_spec(steps=1)
+    stream = tiny_stream(spec, "full:6")
+    latents(stream, 9)
+    stream.recache(policy=tiny_policy(text, spec.geometry))
+    assert stream.cache.nbytes == kept_bytes(stream.cache, 9, 9)
+    assert stream.cache.last is not None
+    assert stream.cache.last.recache
+    for chunk in range(9, 11):
+        stream.step()
+        assert stream.cache.nbytes == kept_bytes(stream.cache, chunk, 9)
+
+
+def test_the_last_nine_frames_are_six_past_ones_and_the_chunk() -> None:
+    assert timeline("full:9", 5) == [
+        {"all": [0, 1, 2]},
+        {"all": [0, 1, 2, 3, 4, 5]},
+        {"all": [3, 4, 5, 6, 7, 8]},
+        {"all": [6, 7, 8, 9, 10, 11]},
+    ]
+
+
+def test_the_timeline_of_a_window_with_one_sink_frame() -> None:
+    assert timeline("window:sink=1,recent=5", 5) == [{"all": [0, 1, 2]}, {"all": [0, 4, 5]}, {"all": [0, 7, 8]}, {"all": [0, 10, 11]}]
+
+
+def test_the_published_window_of_twelve_keeps_three_first_and_six_newest_past_frames() -> None:
+    assert timeline("window", 6)[-2:] == [{"all": [0, 1, 2, 6, 7, 8, 9, 10, 11]}, {"all": [0, 1, 2, 9, 10, 11, 12, 13, 14]}]
+
+
+def test_a_sink_outlives_a_prompt_switch_or_is_taken_anew() -> None:
+    spec = tiny_spec(steps=1)
+    for mode, first in (("keep", 0), ("renew", 9)):
+        stream = tiny_stream(spec, f"window:sink=1,recent=5,on_switch={mode}")
+        latents(stream, 5)
+        stream.recache(text=tiny_text(spec, seed=1))
+        assert frames_of(stream.cache, 1) == {"all": [first, 13, 14]}
+
+
+@pytest.mark.parametrize(
+    ("policy", "words"),
+    [
+        (Full(frames=2), "2 frames leave no room for a chunk of 3; use >= 3"),
+        (Full(frames=-1), r"frames -1 is outside \[0, 4096\]"),
+        (Window(sink=-1), r"sink -1 is outside \[0, 21\]"),
+        (Window(recent=2), "recent 2 leaves no room for a chunk of 3 frames; use recent >= 3"),
+        (Window(on_switch="drop"), "on_switch 'drop' is unknown; use one of: keep, renew"),
+        (ForcingKV(segments=7), r"a frame of 12 tokens does not divide into 7 segments; use one of \[3, 4, 6\]"),
+        (ForcingKV(ratio=0.0), r"ratio 0.0 is outside \(0, 1\]"),
+        (ForcingKV(ratio=1.5), r"ratio 1.5 is outside \(0, 1\]"),
+        (ForcingKV(sink=-1), r"sink -1 is outside \[0, 21\]"),
+        (ForcingKV(similarity_layer=3), "similarity_layer 3 does not exist; use one of 1..2"),
+        (ForcingKV(history="accumulate", cap=1, dynamic=2), "cap 1 is below the 2 frames one chunk adds; use cap >= 2"),
+        (ForcingKV(similarity="both"), "similarity 'both' is unknown; use one of: shared, layer"),
+    ],
+)
+def test_parameters_that_do_not_fit_are_named_with_both_values_and_the_cure(policy: Policy, words: str) -> None:
+    geometry = tiny_spec().geometry
+    with pytest.raises(ValueError, match=words):
+        KVCache(policy.with_roles(tiny_roles(geometry)), geometry)
+
+
+def test_roles_of_another_model_are_refused() -> None:
+    geometry = tiny_spec().geometry
+    for roles, words in (
+        (None, "give it the roles"),
+        (((0,),), "has 1 layers, the model 3"),
+        (((0,), (3,), ()), r"layer 1 .* heads 0\.\.2"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            KVCache(ForcingKV(roles=roles), geometry)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("belady", "policy 'belady' is unknown; use one of: forcing-kv, full, window"),
+        ("full:frams=3", "parameter 'frams' is unknown; use one of: frames, reread"),
+        ("full:3,4,5", "value '5' is one too many"),
+        ("full:three", "frames='three' is not a number"),
+        ("full:frames=3,frames=4", "frames is given twice"),
+    ],
+)
+def test_a_spelling_that_cannot_be_read_says_what_would_be(text: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        parse(text)
+
+
+def test_spellings_take_values_by_name_or_in_order() -> None:
+    assert parse("full:21") == Full(frames=21)
+    assert parse(" window:2, recent=6 ") == Window(sink=2, recent=6)
+    assert spelling(Full()) == "full"
+    assert spelling(Full(frames=21)) == "full:frames=21"
+    assert spelling(ForcingKV(ratio=0.5)) == "forcing-kv:ratio=0.5"
