@@ -7,7 +7,6 @@ encoding, *displayed* is what a viewer saw, so it is counted where the frames ar
 from __future__ import annotations
 
 import os
-import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -118,18 +117,6 @@ def interval(values: Sequence[float], rounds: int = 2000, seed: int = 0) -> tupl
     medians = np.median(rng.choice(np.asarray(values, float), (rounds, len(values))), axis=1)
     low, high = np.quantile(medians, (0.025, 0.975))
     return float(low), float(high)
-
-
-def psnr(a: np.ndarray, b: np.ndarray) -> list[float]:
-    """Peak signal-to-noise ratio in dB of every frame of uint8 a against b, both [n, H, W, 3]; inf where they are equal."""
-    if a.shape != b.shape:
-        raise ValueError(f"frames of shape {a.shape} cannot be compared with {b.shape}; decode the same frames on both sides")
-    error = np.square(a.astype(np.float32) - b.astype(np.float32)).mean(axis=(1, 2, 3))
-    return [float(10 * np.log10(255**2 / e)) if e > 0 else float("inf") for e in error]
-
-
-def median(values: Sequence[float]) -> float | None:
-    return float(statistics.median(values)) if values else None
 
 
 def memory_bytes(device: torch.device | str = "cpu") -> int:

@@ -1,45 +1,239 @@
-"""`Session`: two lanes of one model, side by side, with live changes; events are pulled."""
+"""`Session`: two lanes of one model, side by side from the same prompt and noise, changed while they run; events are pulled.
+
+One immutable `Settings` is read once per chunk. A lane holds the engine's lock while it works on a chunk, so sessions interleave by lane
+and chunk and share nothing else.
+"""
 
 from __future__ import annotations
 
-from fkv.events import (
-    LANES,
-    Done,
-    Event,
-    Frames,
-    Kept,
-    Lane,
-    Maps,
-    ModelFacts,
-    Notice,
-    Phases,
-    ProfileFacts,
-    Residency,
-    Sample,
-    Settings,
-    Similarity,
-    Start,
-    Tick,
-    Verdict,
-)
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import fields, replace
+from typing import Any
 
-__all__ = [
-    "LANES",
-    "Done",
-    "Event",
-    "Frames",
-    "Kept",
-    "Lane",
-    "Maps",
-    "ModelFacts",
-    "Notice",
-    "Phases",
-    "ProfileFacts",
-    "Residency",
-    "Sample",
-    "Settings",
-    "Similarity",
-    "Start",
-    "Tick",
-    "Verdict",
-]
+import torch
+from torch import Tensor
+
+from fkv.engine import Engine, model_facts, profile_facts
+from fkv.events import LANES, Done, Event, Frames, Lane, Maps, Notice, Sample, Settings, Start, Tick
+from fkv.lane import Encode, LaneRun, Timed, out_of_memory
+from fkv.pairs import Governor, Pairs
+from fkv.probe import FrameMap, FrameProbe
+from fkv.stream import seeded_noise
+from fkv.wishes import check_head, policy_of, received, wish
+
+PAUSE_SECONDS = 0.5
+
+
+class Session:
+    """One run of two lanes. `events` may be called once; `change` and `stop` from any thread.
+
+    Raises ValueError at once if the first settings cannot run: a prompt, a policy or a head the model does not have.
+    """
+
+    def __init__(self, engine: Engine, settings: Settings, encode: Encode | None = None):
+        self.engine, self.encode = engine, encode
+        self.run = uuid.uuid4().hex[:12]
+        self._settings = settings
+        self._guard, self._wake, self._stopped = threading.Lock(), threading.Event(), threading.Event()
+        self._received: dict[str, Notice] = {}
+        self._waiting: dict[str, Notice] = {}
+        self._chunk = 0
+        self._lanes: dict[Lane, LaneRun] = {}
+        self._pairs, self._governor = Pairs(), Governor()
+        self._prompt = engine.text.encode(settings.prompt)
+        self._first = {lane: policy_of(engine, settings, lane) for lane in LANES}
+        self._asked = {lane: wish(settings, lane) for lane in LANES}
+        self._asked_prompt, self._seed = settings.prompt, settings.seed
+        check_head(engine, settings)
+
+    @property
+    def settings(self) -> Settings:
+        return self._settings
+
+    def change(self, **edits: Any) -> Settings:
+        """Edits the settings from the next chunk on; gives the new ones. Raises ValueError on a setting or a head there is not."""
+        names = [item.name for item in fields(Settings)]
+        if unknown := sorted(set(edits) - set(names)):
+            raise ValueError(f"setting {unknown[0]!r} is unknown; use one of: {', '.join(names)}")
+        with self._guard:
+            before, after = self._settings, replace(self._settings, **edits)
+            check_head(self.engine, after)
+            self._settings = after
+            self._received.update(received(before, after, self._chunk))
+        self._wake.set()
+        return after
+
+    def stop(self) -> None:
+        """Ends the run at its next yield, within one chunk."""
+        self._stopped.set()
+        self._wake.set()
+
+    def events(self) -> Iterator[Event]:
+        """Start, then for each chunk Frames, Sample and Residency of each lane, sometimes Maps, and a Verdict; Notices between; Done."""
+        if self._lanes:
+            raise RuntimeError("this session has already begun; make another one")
+        try:
+            yield Start(self.run, model_facts(self.engine), profile_facts(self.engine), self._settings)
+            yield from (Notice("info", None, 0, note) for note in self._prompt.notes)
+            yield from self._begin()
+            while self._lanes and not self._stopped.is_set():
+                settings = self._settings
+                yield from self._heard()
+                if settings.chunks and self._chunk >= settings.chunks:
+                    break
+                if settings.paused:
+                    self._wake.wait(PAUSE_SECONDS)
+                    self._wake.clear()
+                    yield Tick(self._chunk)
+                    continue
+                yield from self._apply(settings)
+                yield from self._both(settings)
+                self._chunk += 1
+            yield Done("error" if not self._lanes else "stopped" if self._stopped.is_set() else "finished", self._chunk)
+        finally:
+            self._lanes.clear()
+
+    def _begin(self) -> Iterator[Notice]:
+        """Both lanes, on noise that follows the session's seed."""
+        spec, device, dtype = self.engine.spec, self.engine.device, self.engine.dtype
+
+        def noise(chunk: int) -> tuple[Tensor, list[Tensor]]:
+            return seeded_noise(self._seed, spec, 1, device, dtype)(chunk)
+
+        for lane in LANES:
+            try:
+                with self.engine.lock:
+                    self._lanes[lane] = LaneRun(lane, self.engine, self._prompt.embedding, self._first[lane], noise, self.encode)
+            except Exception as error:
+                yield self._lose(lane, error)
+
+    def _heard(self) -> Iterator[Notice]:
+        """Changes that have come in since last asked."""
+        with self._guard:
+            news, self._received = self._received, {}
+        self._waiting.update(news)
+        yield from news.values()
+
+    def _apply(self, settings: Settings) -> Iterator[Notice]:
+        """Brings the lanes to `settings`; what cannot be done is said and left as it was."""
+        text, spent = None, 0.0
+        if settings.prompt != self._asked_prompt:
+            self._asked_prompt = settings.prompt
+            began = time.perf_counter()
+            try:
+                prompt = self.engine.text.encode(settings.prompt)
+            except ValueError as error:
+                self._waiting.pop("prompt", None)
+                yield Notice("error", None, self._chunk, f"{sentence(error)} The earlier prompt goes on.")
+            else:
+                self._prompt, text, spent = prompt, prompt.embedding, 1000 * (time.perf_counter() - began)
+                yield from (Notice("info", None, self._chunk, note) for note in prompt.notes)
+        if settings.seed != self._seed:
+            self._seed = settings.seed
+            self._waiting.pop("seed", None)
+            yield Notice("parameter", None, self._chunk, f"New noise from seed {settings.seed}, in both lanes.", "applied")
+        for lane in list(self._lanes):
+            yield from self._apply_to(lane, settings, text, spent)
+        for key, notice in self._waiting.items():
+            if key != "prompt" or text is None:
+                yield replace(notice, chunk=self._chunk, text="Back to what was running; nothing to re-cache.", state="applied")
+        self._waiting = {}
+
+    def _apply_to(self, lane: Lane, settings: Settings, text: Tensor | None, spent: float) -> Iterator[Notice]:
+        run, policy = self._lanes[lane], None
+        if wish(settings, lane) != self._asked[lane]:
+            self._asked[lane] = wish(settings, lane)
+            try:
+                policy = policy_of(self.engine, settings, lane)
+            except ValueError as error:
+                self._waiting.pop(lane, None)
+                yield Notice("error", lane, self._chunk, f"{sentence(error)} Lane {lane} goes on with {run.policy.label}.")
+            else:
+                policy = None if policy == run.policy else policy
+        if text is None and policy is None:
+            return
+        before = run.policy
+        try:
+            with self.engine.lock:
+                ms = run.change(text, policy)
+        except Exception as error:
+            yield self._lose(lane, error)
+            return
+        self._pairs.restart()
+        if text is not None:
+            run.watch.laps["text"] = [spent, *run.watch.laps.get("text", [])]
+            yield Notice("prompt", lane, self._chunk, f"Lane {lane} follows the new prompt; {cost(run, ms)}.", "applied", ms)
+        if policy is not None:
+            asked = self._waiting.pop(lane, None)
+            kind = asked.kind if asked else "policy" if policy.name != before.name else "parameter"
+            yield Notice(kind, lane, self._chunk, f"Lane {lane} now runs {policy.label}; {cost(run, ms)}.", "applied", ms)
+
+    def _both(self, settings: Settings) -> Iterator[Event]:
+        """One chunk of every lane that is left, in turn."""
+        probing = self._governor.allows()
+        made: dict[Lane, tuple[Frames, Sample]] = {}
+        maps: dict[Lane, FrameMap | None] = {}
+        for lane in list(self._lanes):
+            run = self._lanes[lane]
+            probe = self._probe(settings) if probing else None
+            try:
+                with self.engine.lock:
+                    frames = run.step(Timed(probe, settings.layer, run.watch) if probe else None)
+                    with run.watch.aside("probe"):
+                        residency = run.residency(frames, settings.layer)
+                    sample = run.sample(frames, self._governor.share)
+            except Exception as error:
+                yield self._lose(lane, error)
+                continue
+            made[lane], maps[lane] = (frames, sample), probe.pinned if probe else None
+            yield from (frames, sample, residency)
+            yield from self._heard()
+            if self._stopped.is_set():
+                return
+        times = [sample.ms for _, sample in made.values()]
+        self._governor.add(sum(ms.probe for ms in times), sum(ms.end_to_end for ms in times), probed=probing)
+        if probing and made:
+            yield shares(self._chunk, settings, maps.get("A"), maps.get("B"))
+        if len(made) == len(LANES):
+            yield self._pairs.add(made["A"], made["B"])
+
+    def _probe(self, settings: Settings) -> FrameProbe:
+        """Looks at one head, with all its queries, in the last denoise step."""
+        last = len(self.engine.spec.schedule.steps) - 1
+        return FrameProbe(self.engine.spec.geometry, layers=(), head=(settings.layer, settings.head), passes=(last,))
+
+    def _lose(self, lane: Lane, error: Exception) -> Notice:
+        """Ends one lane, frees what it held, and says why."""
+        logging.getLogger(__name__).error("lane %s ended at chunk %d", lane, self._chunk, exc_info=error)
+        self._lanes.pop(lane, None)
+        if self.engine.device.type == "cuda":
+            torch.cuda.empty_cache()
+        rest = f"Lane {next(iter(self._lanes))} goes on." if self._lanes else "No lane is left."
+        if out_of_memory(error):
+            why = f"Lane {lane} ran out of memory on {self.engine.device} and has ended; a policy that keeps fewer frames needs less."
+        else:
+            why = f"Lane {lane} has ended: {sentence(error)}"
+        return Notice("error", lane, self._chunk, f"{why} {rest}")
+
+
+def shares(chunk: int, settings: Settings, left: FrameMap | None, right: FrameMap | None) -> Maps:
+    """Both lanes' shares of one head on one common axis of frames."""
+    sides = [dict(zip(side.frames.tolist(), side.share[0].tolist())) if side else {} for side in (left, right)]
+    frames = tuple(sorted(sides[0].keys() | sides[1].keys()))
+    a, b = (tuple(side.get(frame, float("nan")) for frame in frames) for side in sides)
+    return Maps(chunk, settings.layer, settings.head, frames, a, b)
+
+
+def cost(run: LaneRun, ms: float) -> str:
+    last = run.stream.cache.last
+    return f"re-cached {last.frames} frames in {ms:.0f} ms" if last and last.recache else "there was nothing to re-cache yet"
+
+
+def sentence(error: Exception) -> str:
+    """An exception's message as a sentence."""
+    text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return text[0].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")

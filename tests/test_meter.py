@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
-import numpy as np
 import pytest
 
 from fkv import meter
@@ -87,14 +84,6 @@ def test_the_interval_of_a_median_is_the_same_each_time_and_holds_the_median() -
     low, high = meter.interval(values)
     assert (low, high) == meter.interval(values)
     assert low <= 1.1 <= high
-
-
-def test_psnr_of_equal_frames_is_infinite_and_of_the_largest_error_zero() -> None:
-    black, white = np.zeros((2, 4, 4, 3), np.uint8), np.full((2, 4, 4, 3), 255, np.uint8)
-    assert meter.psnr(black, black) == [math.inf, math.inf]
-    assert meter.psnr(black, white) == pytest.approx([0, 0])
-    with pytest.raises(ValueError, match="cannot be compared"):
-        meter.psnr(black, white[:1])
 
 
 def test_process_memory_is_a_believable_number() -> None:

@@ -1,0 +1,156 @@
+"""One lane at work: a stream and a decoder under a stopwatch, giving frames and measurements chunk by chunk."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fkv import meter, policies
+from fkv.cache import KVCache, Policy
+from fkv.engine import Engine
+from fkv.events import Frames, Kept, Lane, Residency, Sample, Similarity
+from fkv.groups import HeadGroup
+from fkv.stream import Noise, Stream
+from fkv.wan import Probe
+
+Encode = Callable[[np.ndarray], bytes]
+FIRST_CHUNKS = 2
+
+
+class Timed:
+    """A probe whose time is taken out of the pass it watches."""
+
+    def __init__(self, probe: Probe, layer: int, watch: meter.Stopwatch):
+        self.probe, self.layer, self.watch = probe, layer, watch
+
+    def see(self, layer: int, q: Tensor, k: Tensor, past: list[HeadGroup], start: int) -> None:
+        if layer == self.layer:
+            with self.watch.aside("probe"):
+                self.probe.see(layer, q, k, past, start)
+
+
+class LaneRun:
+    """One lane of a session. `change` takes effect at once and is timed with the next `step`; call both while holding the engine's lock."""
+
+    def __init__(self, name: Lane, engine: Engine, text: Tensor, policy: Policy, noise: Noise, encode: Encode | None = None):
+        self.name: Lane = name
+        self.engine, self.encode = engine, encode
+        self.watch = meter.Stopwatch(engine.device)
+        self.stream = Stream(engine.model, engine.spec, text.to(engine.device), policy, noise, self.watch.mark)
+        self.watch.mark("text")
+        self.decoder = engine.codec.decoder()
+        self.pixel_frames = self.recached = 0
+
+    @property
+    def policy(self) -> Policy:
+        return self.stream.policy
+
+    def change(self, text: Tensor | None = None, policy: Policy | None = None) -> float:
+        """Re-caches with another prompt embedding or policy; gives the milliseconds it took."""
+        before = sum(sum(laps) for laps in self.watch.laps.values())
+        self.watch.last = self.watch.now()
+        self.stream.recache(None if text is None else text.to(self.engine.device), policy)
+        self.recached = self.stream.chunks
+        return sum(sum(laps) for laps in self.watch.laps.values()) - before
+
+    def step(self, probe: Timed | None = None) -> Frames:
+        """Generates, decodes and encodes the next chunk."""
+        self.watch.last = self.watch.now()
+        chunk = self.stream.step(probe)
+        pixels = self.decoder.decode(chunk.latents)[0].cpu().numpy()
+        self.watch.mark("decode")
+        jpeg = self.encode(pixels) if self.encode else None
+        self.watch.mark("encode")
+        start, self.pixel_frames = self.pixel_frames, self.pixel_frames + len(pixels)
+        label, spelling = policies.label(self.policy), policies.spelling(self.policy)
+        return Frames(self.name, chunk.index, start, chunk.start, pixels, jpeg, label, spelling)
+
+    def sample(self, frames: Frames, probe_share: float) -> Sample:
+        """Measurements of the step that gave `frames`. The stopwatch begins again."""
+        ms, cache, spec = self.watch.phases(), self.stream.cache, self.engine.spec
+        past, committed = self.past(), self.stream.chunks - 1
+        expected = self.expected_bytes(committed)
+        filling = past + spec.chunk < spec.window and expected < self.expected_bytes(committed + spec.window // spec.chunk)
+        self.watch.start()
+        return Sample(
+            lane=self.name,
+            chunk=frames.chunk,
+            frames=len(frames.pixels),
+            ms=ms,
+            fps_diffusion=meter.fps_diffusion(len(frames.pixels), ms),
+            fps_end_to_end=meter.fps_end_to_end(len(frames.pixels), ms),
+            bytes_stored=cache.nbytes,
+            bytes_read=cache.read_bytes,
+            bytes_allocated=cache.allocated,
+            bytes_expected=expected,
+            recached=0 < self.recached == committed,
+            warmup=frames.chunk < FIRST_CHUNKS or filling,
+            past=past,
+            window=f"{spec.chunk} new frames, looking back on up to {past} kept ones",
+            probe_share=probe_share,
+            memory_bytes=meter.memory_bytes(self.engine.device),
+            policy=frames.policy,
+        )
+
+    def past(self) -> int:
+        """Frames' worth of tokens of the fullest head group, rounded up."""
+        tokens = [group.tokens for groups in self.stream.cache.layers for group in groups]
+        return math.ceil(max(tokens, default=0) / self.engine.spec.geometry.tokens)
+
+    def expected_bytes(self, committed: int) -> int:
+        """What the policy's closed formula says the cache stores after `committed` chunks."""
+        geometry, cache = self.engine.spec.geometry, self.stream.cache
+        kept = [cache.policy.expected(layer, committed, geometry, self.recached) for layer in range(geometry.layers)]
+        numbers = 2 * geometry.head_dim * sum(heads * tokens for groups in kept for heads, tokens in groups)
+        return numbers * cache.batch * cache.dtype.itemsize
+
+    def residency(self, frames: Frames, layer: int) -> Residency:
+        """What `layer` keeps beside the chunk just drawn. Reads positions back from the device."""
+        cache, chunk = self.stream.cache, self.engine.spec.chunk
+        similarity = similar(cache, layer)
+        segments = len(similarity.bars[0]) if similarity else 1
+        kept = tuple(kept_frames(name, heads, pos, cache, segments) for name, heads, pos in cache.residency()[layer])
+        current = tuple(range(frames.latent_start, frames.latent_start + chunk))
+        return Residency(self.name, frames.chunk, layer, current, kept, similarity)
+
+
+def kept_frames(name: str, heads: int, pos: Tensor, cache: KVCache, segments: int) -> Kept:
+    """Occupancy per frame and segment of one group's positions [s, 3] or [h, s, 3]; a mean over heads where they differ."""
+    geometry = cache.geometry
+    rows = pos.reshape(-1, 3).cpu()
+    slots = (rows[:, 1] * geometry.columns + rows[:, 2]) * segments // geometry.tokens
+    copies = 1 if pos.dim() == 2 else len(pos)
+    whole = copies * geometry.tokens / segments
+    count = Counter(zip(rows[:, 0].tolist(), slots.tolist()))
+    numbers = sorted({frame for frame, _ in count})
+    return Kept(name, heads, tuple((frame, tuple(count[frame, slot] / whole for slot in range(segments))) for frame in numbers))
+
+
+def similar(cache: KVCache, layer: int) -> Similarity | None:
+    """The similarities behind the last choice of segments, if the policy shared any (`scores` and `segments`) that `layer` went by."""
+    shared = cache.last.shared if cache.last else {}
+    if "scores" not in shared or "segments" not in shared:
+        return None
+    scores, chosen = shared["scores"].float().cpu(), shared["segments"][layer].tolist()
+    decided = [number for number in range(len(scores)) if scores[number].numel() and not scores[number].isnan().any()]
+    group = next((group for group in cache.layers[layer] if group.has("dynamic")), None)
+    if not chosen or min(chosen) < 0 or not decided or group is None:
+        return None
+    by = layer if layer in decided else decided[0]
+    bars = scores[by].tolist()
+    size, end = cache.geometry.tokens // len(bars[0]), group.span("dynamic")[1]
+    newest = int(group.pos[..., end - size * len(chosen), 0].flatten()[0])
+    first = newest - chosen[0] // len(bars[0])
+    kept = tuple(tuple(frame * len(row) + place in chosen for place in range(len(row))) for frame, row in enumerate(bars))
+    cut = max(bars[index // len(bars[0])][index % len(bars[0])] for index in chosen)
+    return Similarity(tuple(range(first, first + len(bars))), tuple(map(tuple, bars)), kept, cut, by)
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether an exception means that the device or the machine has no memory left."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)
