@@ -1,7 +1,8 @@
-"""Codecs: pixels to latents and back, streaming. The pocket codec is a temporal autoencoder of this project (8x8 pixels x 4 frames per latent).
+"""Codecs: pixels to latents and back, streaming. The pocket codec is a temporal autoencoder of this project (8x8 pixels x 4 frames per
+latent).
 
-The encoder looks at one group of four frames at a time, so latents are random access; the decoder also sees the previous latent, which is all the
-state a lane has to carry. Both are a linear map (initialised from principal components) plus a small convolutional correction.
+The encoder looks at one group of four frames at a time, so latents are random access; the decoder also sees the previous latent, which is
+all the state a lane has to carry. Both are a linear map (initialised from principal components) plus a small convolutional correction.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ class Residual(nn.Module):
 
 
 class PocketCodec(nn.Module):
-    """Autoencoder of 80x128 RGB at 24 frames per second; `channels` numbers per 8x8x4 block, each of zero mean and unit variance on the training world."""
+    """Autoencoder of 80x128 RGB at 24 frames per second; `channels` numbers per 8x8x4 block, each of zero mean and unit variance on the
+    training world."""
 
     def __init__(self, channels: int = 24, wide: int = 128, fine: int = 64):
         super().__init__()
@@ -52,7 +54,13 @@ class PocketCodec(nn.Module):
         block = 3 * GROUP * CELL * CELL
         self.analysis = nn.Conv2d(block, channels, 1)
         self.look = nn.Sequential(
-            nn.Conv2d(block // 4, 48, 1), Residual(48), nn.PixelUnshuffle(2), nn.Conv2d(192, 96, 1), Residual(96), nn.SiLU(), nn.Conv2d(96, channels, 1)
+            nn.Conv2d(block // 4, 48, 1),
+            Residual(48),
+            nn.PixelUnshuffle(2),
+            nn.Conv2d(192, 96, 1),
+            Residual(96),
+            nn.SiLU(),
+            nn.Conv2d(96, channels, 1),
         )
         self.synthesis = nn.Conv2d(channels, block, 1)
         self.draw = nn.Sequential(
@@ -84,7 +92,8 @@ class PocketCodec(nn.Module):
         return self.analysis(F.pixel_unshuffle(pixels, CELL)) + self.look(F.pixel_unshuffle(pixels, CELL // 2))
 
     def forward_decoder(self, latents: Tensor, before: Tensor) -> Tensor:
-        """Normalised latents and those one frame earlier, each [n, channels, rows, columns], to pixels [n, 12, height, width] in about [-1, 1]."""
+        """Normalised latents and those one frame earlier, each [n, channels, rows, columns], to pixels [n, 12, height, width] in about
+        [-1, 1]."""
         now, earlier = (x * self.scale[:, None, None] + self.mean[:, None, None] for x in (latents, before))
         return F.pixel_shuffle(self.synthesis(now), CELL) + self.draw(torch.cat((now, earlier), dim=1))
 

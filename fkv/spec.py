@@ -41,9 +41,10 @@ class WanConfig:
 class Schedule:
     """Flow-matching noise levels of one chunk.
 
-    `steps` are positions on the unshifted clock (1000 = pure noise). With `warp` each is looked up in the shifted table of `train_steps` entries,
-    as Self Forcing does; without, they are model timesteps as they stand. `sampler` says how x0 becomes the next input: "renoise" draws fresh noise,
-    "euler" keeps the noise the network itself implies. `context` is the timestep of the clean pass (its input is never noised).
+    `steps` are positions on the unshifted clock (1000 = pure noise). With `warp` each is looked up in the shifted table of `train_steps`
+    entries, as Self Forcing does; without, they are model timesteps as they stand. `sampler` says how x0 becomes the next input: "renoise"
+    draws fresh noise, "euler" keeps the noise the network itself implies. `context` is the timestep of the clean pass (its input is never
+    noised).
     """
 
     steps: tuple[float, ...] = (1000, 750, 500, 250)

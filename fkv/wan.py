@@ -127,7 +127,8 @@ class CausalWan(nn.Module):
         return self.patch_embedding.weight.dtype
 
     def read_text(self, text: Tensor) -> TextKV:
-        """Cross-attention keys and values of every layer for text [b, length, text_dim]; once per prompt. Padding rows are attended, as published."""
+        """Cross-attention keys and values of every layer for text [b, length, text_dim]; once per prompt. Padding rows are attended, as
+        published."""
         context = self.text_embedding(text.to(self.dtype))
         return [block.cross_attn.keys_values(context) for block in self.blocks]
 

@@ -19,8 +19,9 @@ GROUP = 4
 
 @dataclass
 class Batch:
-    """frames uint8 [b, 4 * f, height, width, 3]; text [b, len, dim]; mask [b, f, rows, columns] object share per latent cell; opening [b] is 1 where
-    the clip starts at scene time 0; numbers [f] absolute latent frame numbers (with a gap after the first chunk when there is one)."""
+    """frames uint8 [b, 4 * f, height, width, 3]; text [b, len, dim]; mask [b, f, rows, columns] object share per latent cell; opening [b]
+    is 1 where the clip starts at scene time 0; numbers [f] absolute latent frame numbers (with a gap after the first chunk when there is
+    one)."""
 
     frames: Tensor
     text: Tensor
@@ -38,8 +39,8 @@ def scene_clip(scene: Scene, starts: list[tuple[int, int]]) -> tuple[np.ndarray,
 
 
 def draw(seed: int, step: int, batch: int, latents: int, chunk: int = 3, gaps: bool = True) -> Batch:
-    """One batch. Half of the clips start at scene time 0, the others anywhere; with `gaps`, in a quarter of the batches of three chunks or more the
-    scene jumps forward by up to 600 latent frames after its first chunk, which then plays the part of a distant sink."""
+    """One batch. Half of the clips start at scene time 0, the others anywhere; with `gaps`, in a quarter of the batches of three chunks or
+    more the scene jumps forward by up to 600 latent frames after its first chunk, which then plays the part of a distant sink."""
     rng = np.random.default_rng((seed, step))
     gap = int(rng.integers(1, 200)) * chunk if gaps and latents > 2 * chunk and rng.random() < 0.25 else 0
     scenes = [sample_scene(rng) for _ in range(batch)]

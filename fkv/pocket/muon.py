@@ -1,7 +1,8 @@
 """Muon (Jordan et al., 2024): momentum whose update is made nearly orthogonal, for the matrices inside a network.
 
 Written here because the one in torch orthogonalises one matrix at a time in bfloat16, which is slow on processors without bfloat16 units:
-this one stacks matrices of equal shape and works in float32. Step size is matched to AdamW's root-mean-square (Liu et al., arXiv 2502.16982).
+this one stacks matrices of equal shape and works in float32. Step size is matched to AdamW's root-mean-square (Liu et al., arXiv
+2502.16982).
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
 def orthogonal(stack: Tensor, steps: int = 5) -> Tensor:
-    """Nearest semi-orthogonal matrices of a stack [n, rows, columns], by a quintic Newton-Schulz iteration (singular values end in 0.7 to 1.2)."""
+    """Nearest semi-orthogonal matrices of a stack [n, rows, columns], by a quintic Newton-Schulz iteration (singular values end in 0.7 to
+    1.2)."""
     a, b, c = COEFFICIENTS
     wide = stack.shape[-1] >= stack.shape[-2]
     x = stack if wide else stack.mT

@@ -1,9 +1,10 @@
 """Teacher-forced training pass: every chunk of a clip is a target that sees the clean chunks before it, all in one forward.
 
-Block-causal training as in Self Forcing's first stage (arXiv 2506.08009, section 3) and CausVid (arXiv 2412.07772): tokens of the clean chunks and of
-the noisy chunks go through the same network side by side; noisy chunk i attends to clean chunks before i and to itself. What a head may see of the
-past is a `Sight`, so that the model meets in training the caches it will be given later. Half of the heads of each layer ("local" heads) are shown
-only the first and the last frame of the past in most batches: this is built in, not discovered, and the model card says so.
+Block-causal training as in Self Forcing's first stage (arXiv 2506.08009, section 3) and CausVid (arXiv 2412.07772): tokens of the clean
+chunks and of the noisy chunks go through the same network side by side; noisy chunk i attends to clean chunks before i and to itself. What
+a head may see of the past is a `Sight`, so that the model meets in training the caches it will be given later. Half of the heads of each
+layer ("local" heads) are shown only the first and the last frame of the past in most batches: this is built in, not discovered, and the
+model card says so.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch import Tensor
 from fkv import rope
 from fkv.spec import Geometry, ModelSpec
 from fkv.wan import Block, CausalWan
+
 
 @dataclass(frozen=True)
 class Seen:
@@ -57,7 +59,8 @@ def some_frames(chunks: int, geometry: Geometry, sink: int, recent: int) -> Past
 
 
 def some_segments(chunks: int, geometry: Geometry, rng: np.random.Generator) -> Past:
-    """First and last frame, and a random third of the token rows of the three frames before the last: the shape of Forcing-KV's dynamic cache."""
+    """First and last frame, and a random third of the token rows of the three frames before the last: the shape of Forcing-KV's dynamic
+    cache."""
     kept = []
     for i, seen in enumerate(some_frames(chunks, geometry, 1, 1)):
         newest = i * geometry.chunk - 1
@@ -138,7 +141,9 @@ def before(block: Block, tokens: Tensor, shift: Tensor, scale: Tensor, rotation:
     return rope.rotate(block.self_attn.queries(inner), rotation), rope.rotate(k, rotation), v
 
 
-def after(block: Block, tokens: Tensor, out: Tensor, gate: Tensor, shift: Tensor, scale: Tensor, ffn_gate: Tensor, text: Rotation) -> Tensor:
+def after(
+    block: Block, tokens: Tensor, out: Tensor, gate: Tensor, shift: Tensor, scale: Tensor, ffn_gate: Tensor, text: Rotation
+) -> Tensor:
     """The rest of a block once self-attention has given `out` [b, heads, s, d]."""
     tokens = tokens + block.gated(block.self_attn.merge(out), gate)
     tokens = tokens + block.read(tokens, text)

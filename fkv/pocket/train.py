@@ -16,8 +16,12 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m fkv train",
         description="Train the pocket model. A stopped run goes on from its last checkpoint when the same command is given again.",
     )
-    parser.add_argument("what", choices=("codec", "decoder", "model", "report", "all"), help="codec: autoencoder; decoder: its decoder alone; "
-                        "model: the diffusion transformer; report: head profile and evaluation; all: codec, model, report")
+    parser.add_argument(
+        "what",
+        choices=("codec", "decoder", "model", "report", "all"),
+        help="codec: autoencoder; decoder: its decoder alone; "
+        "model: the diffusion transformer; report: head profile and evaluation; all: codec, model, report",
+    )
     parser.add_argument("--steps", type=int, help="training steps of the chosen part (default: the recipe's)")
     parser.add_argument("--decay", type=int, help="last steps in which the learning rate falls to zero (default: the recipe's)")
     parser.add_argument("--passes", type=int, help="chunk forwards per batch of the model (default: the recipe's)")
@@ -60,7 +64,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def _recipe(recipe: object, arguments: argparse.Namespace) -> object:
     known = {field.name for field in fields(recipe)}  # type: ignore[arg-type]
-    edits = {name: value for name in ("steps", "decay", "passes", "seed") if (value := getattr(arguments, name)) is not None and name in known}
+    edits = {
+        name: value for name in ("steps", "decay", "passes", "seed") if (value := getattr(arguments, name)) is not None and name in known
+    }
     return replace(recipe, **edits)  # type: ignore[type-var]
 
 

@@ -1,4 +1,5 @@
-"""Training of the pocket codec: principal components first, then encoder and decoder together, then (with `--decoder-only`) the decoder alone."""
+"""Training of the pocket codec: principal components first, then encoder and decoder together, then (with `--decoder-only`) the decoder
+alone."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ from fkv.pocket.data import draw, loader
 
 @dataclass(frozen=True)
 class CodecRecipe:
-    """`noise` is the standard deviation added to normalised latents before decoding, so that the decoder forgives the generator's errors."""
+    """`noise` is the standard deviation added to normalised latents before decoding, so that the decoder forgives the generator's
+    errors."""
 
     steps: int = 1800
     batch: int = 8
@@ -132,4 +134,3 @@ def codec_loss(codec: PocketCodec, pixels: Tensor, recipe: CodecRecipe, rng: np.
         return error
     moments = latents.mean((0, 1, 3, 4)).square().mean() + (latents.std((0, 1, 3, 4)) - 1).square().mean()
     return error + 1e-4 * moments
-

@@ -1,14 +1,15 @@
 """Training of the pocket model: flow matching on clean chunks ahead of noisy ones, with the network's x0 as output.
 
-Loss: squared error of x0, weighted by 1 / (sigma^2 + 0.1), more where objects are. Noise levels are those the four-step sampler meets, sigma in
-[0.25, 1]. The clean past is disturbed with a little noise and, towards the end, partly replaced by the model's own output, so that long rollouts hold
-(diffusion forcing, arXiv 2407.01392; Self Forcing, arXiv 2506.08009). Matrices inside blocks move by Muon, all else by AdamW.
+Loss: squared error of x0, weighted by 1 / (sigma^2 + 0.1), more where objects are. Noise levels are those the four-step sampler meets,
+sigma in [0.25, 1]. The clean past is disturbed with a little noise and, towards the end, partly replaced by the model's own output, so
+that long rollouts hold (diffusion forcing, arXiv 2407.01392; Self Forcing, arXiv 2506.08009). Matrices inside blocks move by Muon, all
+else by AdamW.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -26,23 +27,31 @@ from fkv.pocket.teacher import Clip, Teacher, local_heads, sample_sight
 from fkv.spec import ModelSpec
 from fkv.wan import Block, CausalWan
 
-
 BLOCK = 8
 
 
 @dataclass(frozen=True)
 class ModelRecipe:
-    """`passes` is the number of chunk forwards of a batch (a clip of n chunks costs 2 n - 1); lengths of clips, in chunks, go from short to long as
-    training proceeds: `lengths` are (until this share of the steps, chunks, weight). Every batch of clips is used `reuse` times, with other noise. `own` is the share of steps, late, with the model's own past."""
+    """`passes` is the number of chunk forwards of a batch (a clip of n chunks costs 2 n - 1); lengths of clips, in chunks, go from short
+    to long as training proceeds: `lengths` are (until this share of the steps, chunks, weight). Every batch of clips is used `reuse`
+    times, with other noise. `own` is the share of steps, late, with the model's own past."""
 
     steps: int = 8000
     warmup: int = 100
     decay: int = 2000
     passes: int = 32
     reuse: int = 3
-    lengths: tuple[tuple[float, int, float], ...] = ((0.45, 2, 0.8), (0.45, 3, 0.2), (0.8, 2, 0.3), (0.8, 3, 0.5), (0.8, 5, 0.2), (1.0, 3, 0.5), (1.0, 7, 0.5))
-    matrix_rate: float = 2.5e-3
-    rate: float = 2e-3
+    lengths: tuple[tuple[float, int, float], ...] = (
+        (0.45, 2, 0.8),
+        (0.45, 3, 0.2),
+        (0.8, 2, 0.3),
+        (0.8, 3, 0.5),
+        (0.8, 5, 0.2),
+        (1.0, 3, 0.5),
+        (1.0, 7, 0.5),
+    )
+    matrix_rate: float = 5e-3
+    rate: float = 3e-3
     weight_decay: float = 0.01
     average: float = 0.998
     object_weight: float = 6.0
@@ -74,8 +83,9 @@ def initialise(model: CausalWan, seed: int) -> None:
     torch.manual_seed(seed)
     depth = len(model.blocks)
     for module in model.modules():
-        if isinstance(module, nn.Linear):
-            nn.init.normal_(module.weight, std=module.in_features**-0.5)
+        if isinstance(module, (nn.Linear, nn.Conv3d)):
+            nn.init.normal_(module.weight, std=module.weight[0].numel() ** -0.5)
+            assert module.bias is not None
             nn.init.zeros_(module.bias)
     nn.init.zeros_(model.time_projection[1].weight)
     nn.init.zeros_(model.head.head.weight)
@@ -101,8 +111,8 @@ def optimisers(model: CausalWan, recipe: ModelRecipe) -> list[torch.optim.Optimi
 
 @dataclass(frozen=True)
 class Task:
-    """A batch ready for the network: the clip, its x0 target [b, F, c, H, W], the loss weight [b, F, H, W], and which chunks of the past [b, F] are to be
-    replaced by the network's own output (None: no chunk)."""
+    """A batch ready for the network: the clip, its x0 target [b, F, c, H, W], the loss weight [b, F, H, W], and which chunks of the past
+    [b, F] are to be replaced by the network's own output (None: no chunk)."""
 
     clip: Clip
     target: Tensor
@@ -164,8 +174,8 @@ class Lesson:
 
 
 class Crew:
-    """Replicas of one model that share its weights and work on shares of a batch in threads of their own, one core each: on a CPU that wastes less time
-    than many threads inside every operation. With one worker it is the plain loop."""
+    """Replicas of one model that share its weights and work on shares of a batch in threads of their own, one core each: on a CPU that
+    wastes less time than many threads inside every operation. With one worker it is the plain loop."""
 
     def __init__(self, model: CausalWan, spec: ModelSpec, workers: int, *, compiled: bool):
         local = local_heads(spec.net.layers, spec.net.heads)
@@ -183,7 +193,11 @@ class Crew:
         """Loss and plain error of a task, its gradients left on the model."""
         clips = len(task.target)
         edges = [clips * i // len(self.replicas) for i in range(len(self.replicas) + 1)]
-        shares = [(teacher, task.part(slice(low, high)), (high - low) / clips) for teacher, low, high in zip(self.teachers, edges, edges[1:]) if high > low]
+        shares = [
+            (teacher, task.part(slice(low, high)), (high - low) / clips)
+            for teacher, low, high in zip(self.teachers, edges, edges[1:])
+            if high > low
+        ]
         results = list(self.pool.map(self._share, *zip(*shares)))
         for param, *others in zip(*(replica.parameters() for replica in self.replicas)):
             for other in others:
@@ -220,42 +234,75 @@ class Pool:
         return self.held[index]
 
 
-def train_model(spec: ModelSpec, recipe: ModelRecipe, work: Path, out: Path, device: str, *, compiled: bool = False, init: Path | None = None, workers: int = 1) -> None:
-    """Run or resume, from nothing or from the weights in `init`; writes `model.safetensors` (averaged weights) into `out` every few minutes and at the end."""
+class ModelRun:
+    """One training run on disk: resumed where its checkpoint is, saved whenever asked."""
+
+    def __init__(self, spec: ModelSpec, recipe: ModelRecipe, work: Path, out: Path, device: str, init: Path | None):
+        self.recipe, self.checkpoint, self.out = recipe, work / "model.pt", out
+        self.model = CausalWan(spec.net).to(device)
+        initialise(self.model, recipe.seed)
+        if init is not None:
+            self.model.load_state_dict({name: tensor.float() for name, tensor in load_file(init).items()})
+        self.optimisers = optimisers(self.model, recipe)
+        self.average, self.next = run.Average(self.model, recipe.average), 0
+        if state := run.load(self.checkpoint):
+            self.model.load_state_dict(state["model"])
+            for optimiser, saved in zip(self.optimisers, state["optimisers"]):
+                optimiser.load_state_dict(saved)
+            self.average.shadow, self.next = state["average"], state["step"]
+
+    def save(self) -> None:
+        state = {"model": self.model.state_dict(), "optimisers": run.optimisers_state(self.optimisers)}
+        run.save(self.checkpoint, {**state, "average": self.average.shadow, "step": self.next})
+        export(self.average.shadow, self.out)
+
+    def step(self, crew: Crew, task: Task, rate: float) -> dict[str, float]:
+        """One update at a share `rate` of the full learning rates; gives numbers for the log."""
+        recipe = self.recipe
+        run.set_rate(self.optimisers, (recipe.matrix_rate, recipe.matrix_rate, recipe.rate), rate)
+        self.model.zero_grad(set_to_none=True)
+        loss, later = crew.work(task)
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        crew.step(self.optimisers)
+        self.average.update(self.model, self.next)
+        self.next += 1
+        return {"loss": loss, "later": later, "norm": float(norm)}
+
+
+def train_model(
+    spec: ModelSpec,
+    recipe: ModelRecipe,
+    work: Path,
+    out: Path,
+    device: str,
+    *,
+    compiled: bool = False,
+    init: Path | None = None,
+    workers: int = 1,
+    after: Callable[[int], None] | None = None,
+) -> None:
+    """Run or resume, from nothing or from the weights in `init`; writes `model.safetensors` (averaged weights) into `out` every minute and
+    at the end. An interrupt saves first; a kill loses a minute at most. `after` is told each step done."""
     codec = load_pocket(out, device)
-    model = CausalWan(spec.net).to(device)
-    initialise(model, recipe.seed)
-    if init is not None:
-        model.load_state_dict({name: tensor.float() for name, tensor in load_file(init).items()})
-    opts = optimisers(model, recipe)
-    average, first = run.Average(model, recipe.average), 0
-    if state := run.load(work / "model.pt"):
-        model.load_state_dict(state["model"])
-        for optimiser, saved in zip(opts, state["optimisers"]):
-            optimiser.load_state_dict(saved)
-        average.shadow, first = state["average"], state["step"]
-    crew = Crew(model, spec, workers, compiled=compiled)
-    lesson = Lesson(spec, recipe)
+    training = ModelRun(spec, recipe, work, out, device, init)
+    crew, lesson = Crew(training.model, spec, workers, compiled=compiled), Lesson(spec, recipe)
     plan = run.Plan(recipe.steps, recipe.warmup, recipe.decay)
     chunks, clips = recipe.plan()
-    progress = run.Progress(work / "model.jsonl", first, recipe.steps, "model")
+    work.mkdir(parents=True, exist_ok=True)
     (work / "recipe.json").write_text(json.dumps(asdict(recipe), indent=1))
-    begin = recipe.batch_of(first) // BLOCK * BLOCK
-    batches = loader(recipe.seed, range(begin, len(clips)), clips, [count * spec.chunk for count in chunks])
-    pool = Pool(codec, batches, begin, device)
-    for step in range(first, recipe.steps):
-        batch, target = pool[recipe.batch_of(step)]
-        run.set_rate(opts, (recipe.matrix_rate, recipe.matrix_rate, recipe.rate), plan.rate(step))
-        model.zero_grad(set_to_none=True)
-        loss, later = crew.work(lesson.task(batch, target, step))
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        crew.step(opts)
-        average.update(model, step)
-        progress.step(step, {"loss": loss, "later": later, "norm": float(norm)})
-        if progress.due() or step + 1 == recipe.steps:
-            saved = {"model": model.state_dict(), "optimisers": run.optimisers_state(opts), "average": average.shadow, "step": step + 1}
-            run.save(work / "model.pt", saved)
-            export(average.shadow, out)
+    begin = recipe.batch_of(training.next) // BLOCK * BLOCK
+    pool = Pool(codec, loader(recipe.seed, range(begin, len(clips)), clips, [count * spec.chunk for count in chunks]), begin, device)
+    progress = run.Progress(work / "model.jsonl", training.next, recipe.steps, "model")
+    try:
+        for step in range(training.next, recipe.steps):
+            batch, target = pool[recipe.batch_of(step)]
+            progress.step(step, training.step(crew, lesson.task(batch, target, step), plan.rate(step)))
+            if progress.due():
+                training.save()
+            if after is not None:
+                after(step)
+    finally:
+        training.save()
 
 
 def export(state: dict[str, Tensor], out: Path) -> None:

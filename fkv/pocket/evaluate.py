@@ -1,0 +1,255 @@
+"""The pocket model's report: codec, heads, world metrics under every policy, a thousand frames, and contact sheets to look at.
+
+Whatever the right picture is, the world knows it, so quality needs no downloaded network (`fkv.metrics`). Every share is a mean over
+prompts with the standard error beside it; policies are compared on the same prompts and noise.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from fkv.cache import Policy
+from fkv.engine import Engine, load
+from fkv.heads import HeadProfile, measure
+from fkv.metrics import WorldMetrics, world_metrics
+from fkv.pocket.paint import render
+from fkv.pocket.teacher import local_heads
+from fkv.pocket.world import parsed_of, prompt_of, sample_scene
+from fkv.policies import parse
+from fkv.spec import POCKET
+from fkv.stream import Stream, seeded_noise
+from fkv.text import parse as read
+
+HELD_OUT = 90_001
+SHARES = ("objects_right", "kept", "shape_right", "motion_right", "theme_right", "wall_right", "camera_right", "ghost")
+NUMBERS = ("jerk", "chunk_jump", "background_psnr", "sharpness", "saturation", "sharpness_drift", "saturation_drift")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One way of generating: a policy and the roles it uses (None: it needs none)."""
+
+    name: str
+    spelling: str
+    roles: tuple[tuple[int, ...], ...] | None = None
+
+    def policy(self) -> Policy:
+        return parse(self.spelling).with_roles(self.roles)
+
+
+def generate(engine: Engine, prompts: Sequence[str], policy: Policy, seeds: Sequence[int], chunks: int) -> np.ndarray:
+    """Pixel frames uint8 [clips, n, 80, 128, 3] of rollouts side by side, each with the noise of its own seed."""
+    spec = engine.spec
+    text = torch.cat([engine.text.encode(prompt).embedding for prompt in prompts]).to(engine.device)
+    sources = [seeded_noise(seed, spec, 1, engine.device, engine.dtype) for seed in seeds]
+
+    def noise(chunk: int) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        drawn = [source(chunk) for source in sources]
+        return torch.cat([first for first, _ in drawn]), [torch.cat(fresh) for fresh in zip(*(rest for _, rest in drawn))]
+
+    stream, decoder = Stream(engine.model, spec, text, policy, noise), engine.codec.decoder()
+    return np.concatenate([decoder.decode(stream.step().latents).cpu().numpy() for _ in range(chunks)], axis=1)
+
+
+def clips(engine: Engine, prompts: Sequence[str], trial: Trial, chunks: int) -> Iterator[np.ndarray]:
+    """One clip [n, 80, 128, 3] per prompt, seeded by its number; eight at a time where the policy does not choose by content."""
+    policy = trial.policy()
+    together = 1 if policy.needs_roles else 8
+    for first in range(0, len(prompts), together):
+        some = prompts[first : first + together]
+        yield from generate(engine, some, policy, range(first, first + len(some)), chunks)
+
+
+def held_out(count: int) -> list[str]:
+    """Prompts of scenes that training never draws (another seed)."""
+    rng = np.random.default_rng(HELD_OUT)
+    return [prompt_of(sample_scene(rng)) for _ in range(count)]
+
+
+def summary(found: Sequence[WorldMetrics]) -> dict[str, Any]:
+    """Mean and standard error of every metric over clips; None where no clip could tell."""
+    out: dict[str, Any] = {"clips": len(found)}
+    for name in SHARES + NUMBERS:
+        values = np.array([float(getattr(one, name)) for one in found])
+        values = values[np.isfinite(values)]
+        if len(values):
+            error = float(values.std(ddof=1) / len(values) ** 0.5) if len(values) > 1 else None
+            out[name] = {"mean": round(float(values.mean()), 4), "error": error if error is None else round(error, 4), "n": len(values)}
+        else:
+            out[name] = None
+    return out
+
+
+def profile_heads(engine: Engine, prompts: int, progress: Callable[[int, int], None] | None = None) -> HeadProfile:
+    """The bundled head profile: full history, all queries, all denoise steps, classes by the published threshold or, where it leaves a
+    class with fewer than a fifth of the heads, by rank; it says what training built in."""
+
+    def stream(prompt: str, number: int) -> Stream:
+        text = engine.text.encode(prompt).embedding.to(engine.device)
+        return Stream(engine.model, engine.spec, text, parse("full"), seeded_noise(number, engine.spec, 1, engine.device, engine.dtype))
+
+    profile = measure(stream, held_out(prompts), progress=progress)
+    net = engine.spec.net
+    near = local_heads(net.layers, net.heads)
+    built_in = {"near_heads": near, "what": "these heads saw only the first and the last past frame in 80 % of training batches"}
+    return replace(profile.classified(), recipe={**profile.recipe, "built_in": built_in})
+
+
+def trials(profile: HeadProfile) -> list[Trial]:
+    kinds = [Trial("full", "full:21"), Trial("window", "window:sink=3,recent=9"), Trial("no sink", "window:sink=0,recent=6")]
+    kinds += [Trial("forcing-kv", "forcing-kv", profile.roles()), Trial("forcing-kv inverted", "forcing-kv", profile.inverted().roles())]
+    return kinds + [Trial(f"forcing-kv random {seed}", "forcing-kv", profile.random(seed).roles()) for seed in (1, 2, 3)]
+
+
+def truths(count: int, frames: int) -> list[WorldMetrics]:
+    """The same metrics on drawn clips of the held-out scenes: what a perfect model would get."""
+    rng = np.random.default_rng(HELD_OUT)
+    scenes = [sample_scene(rng) for _ in range(count)]
+    return [world_metrics(render(scene, 0, frames), parsed_of(scene)) for scene in scenes]
+
+
+def compare(engine: Engine, profile: HeadProfile, prompts: int, few: int, chunks: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """World metrics per trial (the full cache over all prompts, the others over the first `few`) and some frames of the first six
+    prompts."""
+    texts = held_out(prompts)
+    out: dict[str, Any] = {"ground truth": summary(truths(few, 12 * chunks))}
+    keep: dict[str, np.ndarray] = {}
+    found: dict[str, list[WorldMetrics]] = {}
+    for trial in trials(profile):
+        some = texts if trial.name == "full" else texts[:few]
+        found[trial.name] = []
+        for seed, frames in enumerate(tqdm(clips(engine, some, trial, chunks), desc=trial.name, total=len(some), mininterval=5)):
+            found[trial.name].append(world_metrics(frames, read(some[seed])))
+            if seed < 6:
+                keep[f"{trial.name}/{seed}"] = frames[:: max(1, len(frames) // 10)]
+        out[trial.name] = summary(found[trial.name])
+    out["differences to full, in points"] = {name: _paired(rows, found["full"]) for name, rows in found.items() if name != "full"}
+    return out, keep
+
+
+def _paired(found: Sequence[WorldMetrics], base: Sequence[WorldMetrics]) -> dict[str, Any]:
+    """Difference of every share to the full cache on the same prompts, in points, with a 95 % interval from 2000 bootstrap samples."""
+    rng = np.random.default_rng(0)
+    out = {}
+    for name in SHARES:
+        gaps = np.array([100 * (float(getattr(a, name)) - float(getattr(b, name))) for a, b in zip(found, base)])
+        gaps = gaps[np.isfinite(gaps)]
+        if len(gaps):
+            means = gaps[rng.integers(len(gaps), size=(2000, len(gaps)))].mean(1)
+            low, high = np.quantile(means, (0.025, 0.975))
+            out[name] = {"mean": round(float(gaps.mean()), 2), "low": round(float(low), 2), "high": round(float(high), 2), "n": len(gaps)}
+    return out
+
+
+def endurance(engine: Engine, profile: HeadProfile, count: int, frames: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Rollouts of `frames` latent frames: objects kept, drift of sharpness and saturation against the third chunk."""
+    chunks = -(-frames // engine.spec.chunk)
+    texts = held_out(count)
+    out: dict[str, Any] = {"ground truth": summary(truths(count, 4 * engine.spec.chunk * chunks))}
+    keep: dict[str, np.ndarray] = {}
+    for trial in trials(profile):
+        if trial.name in ("full", "window", "forcing-kv"):
+            found = []
+            for seed, pixels in enumerate(tqdm(clips(engine, texts, trial, chunks), desc=f"{frames} frames, {trial.name}", total=count)):
+                found.append(world_metrics(pixels, read(texts[seed])))
+                keep[f"{trial.name}/{seed}"] = pixels[:: max(1, len(pixels) // 12)]
+            out[trial.name] = summary(found)
+    return out, keep
+
+
+def sheet(rows: dict[str, np.ndarray], path: Path) -> None:
+    """One row of frames per clip, to be looked at."""
+    width = min(len(frames) for frames in rows.values())
+    picture = np.concatenate([np.concatenate(list(frames[:width]), axis=1) for frames in rows.values()])
+    Image.fromarray(picture).save(path, optimize=True)
+
+
+def machine() -> dict[str, Any]:
+    """What the report was made on."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {
+        "processor": names[0] if names else platform.processor(),
+        "cores": len(names),
+        "gpu": gpu,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def commit() -> str:
+    done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent, check=False)
+    return done.stdout.strip() or "unknown"
+
+
+def training_log(work: Path, name: str) -> list[dict[str, Any]]:
+    path = work / f"{name}.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
+def write_report(
+    out: Path, work: Path, device: str, *, prompts: int = 64, few: int = 16, chunks: int = 20, long_clips: int = 3, long_frames: int = 1000
+) -> None:
+    """Profile the heads, measure everything, and write `heads.json`, `report.json` and `report.png` into `out`."""
+    from fkv.pocket.train_codec import CodecRecipe
+    from fkv.pocket.train_codec import measure as codec_psnr
+
+    engine = load(POCKET, device)
+    bar = tqdm(desc="heads", mininterval=5)
+    profile = profile_heads(engine, few, lambda done, due: bar.update(done - bar.n))
+    bar.close()
+    (out / "heads.json").write_text(profile.to_json())
+    worlds, pictures = compare(engine, profile, prompts, few, chunks)
+    long, long_pictures = endurance(engine, profile, long_clips, long_frames)
+    recipe = work / "recipe.json"
+    previous = json.loads((out / "report.json").read_text()) if (out / "report.json").is_file() else {}
+    training = (
+        {"recipe": json.loads(recipe.read_text()), "log": training_log(work, "model")} if recipe.is_file() else previous.get("training", {})
+    )
+    report = {
+        "model": {**asdict(engine.spec.net), "parameters": engine.parameters, "schedule": asdict(engine.spec.schedule)},
+        "commit": commit(),
+        "machine": machine(),
+        "training": training,
+        "codec": {"psnr_db": round(codec_psnr(engine.codec, CodecRecipe().seed)[0], 2)},  # type: ignore[arg-type]
+        "heads": heads_summary(profile),
+        "clip_frames": 12 * chunks,
+        "worlds": worlds,
+        "long": {"latent_frames": long_frames, **long},
+    }
+    (out / "report.json").write_text(json.dumps(report, indent=1))
+    few_rows = {name: frames for name, frames in pictures.items() if name.startswith(("full/", "forcing-kv/"))}
+    sheet(few_rows, out / "report.png")
+    sheet(long_pictures, out / "report_long.png")
+
+
+def heads_summary(profile: HeadProfile) -> dict[str, Any]:
+    """How scores are spread, how stable they are, and whether what training built in is what the profile finds."""
+    assert profile.scores is not None
+    scores = np.array(profile.scores)
+    near = np.zeros(scores.shape, bool)
+    for layer, heads in enumerate(local_heads(*scores.shape)):
+        near[layer, heads] = True
+    agree = np.mean([head in profile.static[layer] for layer, head in zip(*np.nonzero(near))])
+    return {
+        "rule": profile.rule,
+        "static": profile.share,
+        "static_at_0.8": float((scores >= 0.8).mean()),
+        "quantiles": {str(q): round(float(np.quantile(scores, q)), 4) for q in (0, 0.1, 0.25, 0.5, 0.75, 0.9, 1)},
+        "stability": profile.stability,
+        "mean_score_trained_near": round(float(scores[near].mean()), 4),
+        "mean_score_others": round(float(scores[~near].mean()), 4),
+        "trained_near_called_static": round(float(agree), 4),
+    }

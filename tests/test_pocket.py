@@ -1,0 +1,214 @@
+"""The pocket model's training: what it draws, what a pass computes, and that a killed run goes on as if nothing had happened."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from fkv.cache import Commit, KVCache
+from fkv.codec import PocketCodec, load_pocket, pocket_random
+from fkv.pocket import run
+from fkv.pocket.data import draw
+from fkv.pocket.evaluate import summary
+from fkv.pocket.muon import orthogonal
+from fkv.pocket.teacher import Clip, Sight, Teacher, everything, local_heads, some_frames, some_segments
+from fkv.pocket.train import main
+from fkv.pocket.train_model import ModelRecipe, initialise, train_model
+from fkv.policies import parse
+from fkv.spec import POCKET, WanConfig
+from fkv.wan import CausalWan
+
+SMALL = replace(POCKET, net=WanConfig(dim=48, heads=4, layers=2, ffn=64, freq_dim=16, text_dim=64, text_len=16, channels=24, gelu="erf"))
+
+
+def small_model(seed: int = 0) -> CausalWan:
+    model = CausalWan(SMALL.net)
+    initialise(model, seed)
+    torch.nn.init.normal_(model.head.head.weight, std=0.2)
+    torch.nn.init.normal_(model.time_projection[1].weight, std=0.05)
+    return model.eval()
+
+
+def clip_of(chunks: int, sight: Sight) -> Clip:
+    generator = torch.Generator().manual_seed(3)
+    shape = (2, 3 * chunks, *SMALL.latent)
+    clean, noisy = (torch.randn(shape, generator=generator) for _ in range(2))
+    sigma = torch.rand(2, chunks, generator=generator)
+    text = torch.randn(2, 16, 64, generator=generator)
+    return Clip(clean, noisy, sigma, text, torch.arange(3 * chunks), sight)
+
+
+@torch.inference_mode()
+def in_turn(model: CausalWan, clip: Clip, policy: str) -> torch.Tensor:
+    """The same targets, chunk by chunk through a cache."""
+    text = model.read_text(clip.text)
+    cache = KVCache(parse(policy), SMALL.geometry, 2)
+    out = []
+    for chunk in range(clip.sigma.shape[1]):
+        part = slice(3 * chunk, 3 * chunk + 3)
+        t = 1000 * clip.sigma[:, chunk : chunk + 1].repeat(1, 3)
+        out.append(model(clip.noisy[:, part], t, text, cache, 3 * chunk))
+        with cache.committing(Commit(chunk, 3 * chunk, 3, SMALL.geometry)):
+            model(clip.clean[:, part], torch.zeros(2, 3), text, cache, 3 * chunk)
+    return torch.cat(out, dim=1)
+
+
+def test_a_teacher_forced_pass_equals_generation_with_the_whole_history() -> None:
+    model, past = small_model(), everything(3, SMALL.geometry)
+    clip = clip_of(3, Sight(past, past))
+    with torch.inference_mode():
+        trained = Teacher(model, SMALL, local_heads(2, 4)).predict(clip)
+    torch.testing.assert_close(trained, in_turn(model, clip, "full"), atol=2e-5, rtol=1e-4)
+
+
+def test_a_teacher_forced_pass_equals_generation_with_a_sink_and_a_window() -> None:
+    model, past = small_model(), some_frames(4, SMALL.geometry, 1, 3)
+    clip = clip_of(4, Sight(past, past))
+    with torch.inference_mode():
+        trained = Teacher(model, SMALL, local_heads(2, 4)).predict(clip)
+    torch.testing.assert_close(trained, in_turn(model, clip, "window:sink=1,recent=6"), atol=2e-5, rtol=1e-4)
+
+
+def test_only_local_heads_are_cut_off_from_old_frames() -> None:
+    model, geometry = small_model(), SMALL.geometry
+    near, wide = some_frames(4, geometry, 1, 1), everything(4, geometry)
+    teacher = Teacher(model, SMALL, local_heads(2, 4))
+    with torch.inference_mode():
+        split = teacher.predict(clip_of(4, Sight(near, wide)))
+        whole = teacher.predict(clip_of(4, Sight(wide, wide)))
+    assert torch.equal(split[:, :3], whole[:, :3])
+    assert not torch.allclose(split[:, 6:9], whole[:, 6:9], atol=1e-4)
+
+
+def test_segments_are_whole_rows_of_the_three_frames_before_the_last() -> None:
+    geometry = POCKET.geometry
+    for chunk, seen in enumerate(some_segments(5, geometry, np.random.default_rng(0))):
+        if chunk < 1:
+            assert seen.whole == ()
+            continue
+        assert seen.whole == (0, 3 * chunk - 1)
+        assert seen.tokens is not None
+        assert all(0 < frame < 3 * chunk - 1 for frame in seen.part)
+        assert len(seen.tokens) % geometry.columns == 0
+
+
+def test_half_of_the_heads_of_every_layer_but_the_first_are_local() -> None:
+    rows = local_heads(6, 8)
+    assert rows[0] == []
+    assert [len(row) for row in rows[1:]] == [4] * 5
+    assert len({tuple(row) for row in rows[1:]}) > 2
+
+
+def test_a_batch_depends_on_seed_and_step_alone() -> None:
+    a, b, other = draw(5, 2, 3, 6), draw(5, 2, 3, 6), draw(5, 3, 3, 6)
+    assert torch.equal(a.frames, b.frames)
+    assert torch.equal(a.text, b.text)
+    assert not torch.equal(a.frames, other.frames)
+    assert a.frames.shape == (3, 24, 80, 128, 3)
+    assert a.mask.shape == (3, 6, 10, 16)
+
+
+def test_orthogonal_updates_have_singular_values_near_one() -> None:
+    values = torch.linalg.svdvals(orthogonal(torch.randn(2, 24, 40, generator=torch.Generator().manual_seed(0))))
+    assert values.min() > 0.5
+    assert values.max() < 1.3
+
+
+def test_the_rate_warms_up_holds_and_falls_to_zero() -> None:
+    plan = run.Plan(steps=100, warmup=10, decay=20)
+    assert [plan.rate(step) for step in (0, 9, 50, 80, 90, 100)] == [0.1, 1.0, 1.0, 1.0, 0.5, 0.0]
+
+
+def test_a_killed_run_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
+    recipe = ModelRecipe(steps=5, passes=3, lengths=((1.0, 2, 1.0),), own_from=0.5, own=1.0)
+    for name in ("whole", "broken"):
+        out = tmp_path / name
+        out.mkdir()
+        save_file(pocket_random().state_dict(), out / "codec.safetensors")
+    train_model(SMALL, recipe, tmp_path / "a", tmp_path / "whole", "cpu")
+    with pytest.raises(KeyboardInterrupt):
+        train_model(SMALL, recipe, tmp_path / "b", tmp_path / "broken", "cpu", after=interrupt_at(3))
+    train_model(SMALL, recipe, tmp_path / "b", tmp_path / "broken", "cpu")
+    whole, broken = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "broken"))
+    assert all(torch.equal(whole[name], broken[name]) for name in whole)
+
+
+def interrupt_at(last: int):
+    def after(step: int) -> None:
+        if step == last:
+            raise KeyboardInterrupt
+
+    return after
+
+
+def test_two_workers_learn_what_one_learns(tmp_path: Path) -> None:
+    recipe = ModelRecipe(steps=2, passes=9, lengths=((1.0, 2, 1.0),))
+    for workers in (1, 2):
+        out = tmp_path / str(workers)
+        out.mkdir()
+        save_file(pocket_random().state_dict(), out / "codec.safetensors")
+        train_model(SMALL, recipe, tmp_path / f"work{workers}", out, "cpu", workers=workers)
+    one, two = (load_file(tmp_path / str(workers) / "model.safetensors") for workers in (1, 2))
+    for name in one:
+        torch.testing.assert_close(one[name], two[name], atol=2e-3, rtol=2e-2)
+
+
+def test_the_codec_streams_as_it_decodes_at_once() -> None:
+    codec = pocket_random(1)
+    latents = torch.randn(1, 6, 24, 10, 16, generator=torch.Generator().manual_seed(0))
+    whole, stream = codec.decoder().decode(latents), codec.decoder()
+    pieces = torch.cat([stream.decode(latents[:, :2]), stream.decode(latents[:, 2:])], dim=1)
+    assert whole.shape == (1, 24, 80, 128, 3)
+    assert (whole.int() - pieces.int()).abs().max() <= 1
+
+
+def test_two_decoders_of_one_codec_do_not_meet() -> None:
+    codec = pocket_random(1)
+    a, b = (torch.randn(1, 3, 24, 10, 16, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    alone = codec.decoder()
+    expected = [alone.decode(a), alone.decode(a)]
+    mine, other = codec.decoder(), codec.decoder()
+    first = mine.decode(a)
+    other.decode(b)
+    assert torch.equal(first, expected[0])
+    assert torch.equal(mine.decode(a), expected[1])
+
+
+def test_frames_that_do_not_fit_the_blocks_are_named() -> None:
+    with pytest.raises(ValueError, match="7 frames of 80x128 do not divide"):
+        pocket_random().encode(torch.zeros(1, 7, 80, 128, 3, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize(("content", "said"), [(None, "is missing"), (b"broken", "not a complete safetensors file")])
+def test_a_missing_or_broken_codec_file_is_named_with_the_cure(tmp_path: Path, content: bytes | None, said: str) -> None:
+    if content is not None:
+        (tmp_path / "codec.safetensors").write_bytes(content)
+    with pytest.raises((FileNotFoundError, ValueError), match=said):
+        load_pocket(tmp_path)
+
+
+def test_the_shipped_codec_reaches_its_target_on_scenes_it_has_not_seen() -> None:
+    from fkv.pocket.train_codec import measure
+
+    codec = load_pocket(Path(__file__).parents[1] / "assets" / "pocket")
+    assert isinstance(codec, PocketCodec)
+    assert measure(codec, 977, scenes=12)[0] >= 31
+
+
+def test_a_summary_says_none_where_no_clip_could_tell() -> None:
+    assert summary([])["kept"] is None
+
+
+def test_the_command_refuses_bad_numbers_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["model", "--steps", "0"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_the_model_is_not_trained_without_a_codec(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["model", "--out", str(tmp_path), "--work", str(tmp_path), "--device", "cpu"]) == 2
+    assert "train codec" in capsys.readouterr().err
