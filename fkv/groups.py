@@ -76,13 +76,12 @@ def cut(parts: Sequence[HeadGroup], runs: Sequence[tuple[str, Sequence[Span]]]) 
                 if first < last:
                     pieces.append((part, first, last))
                 start, end = start - part.tokens, end - part.tokens
-    first = parts[0]
-    pieces = pieces or [(first, 0, 0)]
+    pieces = pieces or [(parts[0], 0, 0)]
     k = torch.cat([part.k[:, :, a:b] for part, a, b in pieces], dim=2).contiguous()
     v = torch.cat([part.v[:, :, a:b] for part, a, b in pieces], dim=2).contiguous()
     shared = all(part.pos.dim() == 2 for part, _, _ in pieces)
     pos = torch.cat([(part.pos if shared else part.pos.expand(len(part.members), -1, -1))[..., a:b, :] for part, a, b in pieces], dim=-2)
-    return replace(first, k=k, v=v, pos=pos, runs=tuple(lengths))
+    return replace(parts[0], k=k, v=v, pos=pos, runs=tuple(lengths))
 
 
 def merge(groups: Sequence[HeadGroup], run: str) -> HeadGroup:

@@ -1,4 +1,4 @@
-"""Which heads look at the newest frames only (static) and which look further back (dynamic), after Forcing-KV (2026).
+"""Which heads look at the newest frames only (static) and which look further back (dynamic), after Forcing-KV (arXiv 2605.09681).
 
 score(head) = attention on the last 4 key frames (a chunk of 3 and the frame before it) / attention on all but the first key frames.
 A head is static from a threshold on (published: 0.8), or by its rank in the layer. The released script leaves out 1 first frame, its

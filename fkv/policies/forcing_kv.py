@@ -1,11 +1,16 @@
-"""Forcing-KV: static heads keep a sink and the newest frames, dynamic heads also the segments that change most (Forcing-KV, 2026).
+"""Forcing-KV: static heads keep a sink and the newest frames, dynamic heads also the segments that change most.
 
-As the released code does it (zju-jiyicheng/Forcing-KV at 50ac1f4, 1.3B models), which is narrower than the paper:
+Hybrid KV Cache Compression for Efficient AR Video Diffusion Models (arXiv 2605.09681), as the released code for the 1.3B models does it
+(zju-jiyicheng/Forcing-KV at 50ac1f4):
 * until the clean pass of `start_chunk`, and in layer 0 always, all heads keep the sink and the longer of the two recent windows;
 * when a chunk is committed, the frames that leave a dynamic head's recent window are compared, token by token, with the frame after them
-  (cosine of the rotated keys, dynamic heads side by side); the segments with the lowest mean similarity go to the dynamic buffer.
-Differences: `dynamic` and `ratio` are two ceilings and the lower one holds (the release raises where they disagree; its own numbers agree);
-for a batch the similarity is the mean over its items (the release scores the first item only); all state is the lane's own.
+  (cosine of the rotated keys, dynamic heads side by side); the segments with the lowest mean similarity go to the dynamic buffer;
+* a change of prompt keeps the sink, replays the longest window, and parts the heads at once, with an empty dynamic buffer.
+
+Where it differs: `dynamic` and `ratio` are two ceilings and the lower one holds (the release raises where they disagree; its own numbers
+agree). For a batch the similarity is the mean over its items (the release scores the first). A window that is not full yet offers only what
+leaves it (the release always offers a chunk's worth, some of it still held). A replay is that long for every model (the release replays all
+frames where the model was trained without a window). All state belongs to the lane, none to the class.
 """
 
 from __future__ import annotations
