@@ -33,7 +33,7 @@ class Text(Protocol):
     @property
     def examples(self) -> tuple[str, ...]: ...
 
-    def encode(self, text: str) -> Prompt: ...
+    def encode(self, text: str, seed: int = 0) -> Prompt: ...
 
 
 class Turns:
@@ -211,5 +211,6 @@ def profile_facts(engine: Engine) -> ProfileFacts | None:
         return None
     blank = tuple((0.0,) * profile.heads for _ in range(profile.layers))
     threshold = PUBLISHED_THRESHOLD if profile.threshold is None else profile.threshold
-    note = str(profile.recipe.get("note", ""))
+    built = profile.recipe.get("built_in", {})
+    note = f"Trained in, not discovered: {built['what']}." if built else ""
     return ProfileFacts(profile.scores, profile.errors or blank, threshold, profile.rule, profile.static, note)

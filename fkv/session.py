@@ -44,7 +44,7 @@ class Session:
         self._chunk = 0
         self._lanes: dict[Lane, LaneRun] = {}
         self._pairs, self._governor = Pairs(), Governor()
-        self._prompt = engine.text.encode(settings.prompt)
+        self._prompt = engine.text.encode(settings.prompt, settings.seed)
         self._first = {lane: policy_of(engine, settings, lane) for lane in LANES}
         self._asked = {lane: wish(settings, lane) for lane in LANES}
         self._asked_prompt, self._seed = settings.prompt, settings.seed
@@ -125,7 +125,7 @@ class Session:
             self._asked_prompt = settings.prompt
             began = time.perf_counter()
             try:
-                prompt = self.engine.text.encode(settings.prompt)
+                prompt = self.engine.text.encode(settings.prompt, settings.seed)
             except ValueError as error:
                 self._waiting.pop("prompt", None)
                 yield Notice("error", None, self._chunk, f"{sentence(error)} The earlier prompt goes on.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from fkv.text import (
     describe,
     encode_many,
     parse,
+    seeded_layout,
 )
 
 
@@ -133,4 +135,23 @@ def test_encode_gives_the_embedding_the_notes_and_the_meaning() -> None:
     assert prompt.embedding.dtype == torch.float32
     assert prompt.parsed == parse("a red ball")
     assert prompt.notes
-    assert torch.equal(prompt.embedding, torch.from_numpy(encode_many([parse("a red ball bouncing over green hills")])))
+    meaning = parse("a red ball bouncing over green hills")
+    assert torch.equal(prompt.embedding, torch.from_numpy(encode_many([meaning], [seeded_layout(meaning, 0)])))
+
+
+def test_the_seed_picks_the_layout_and_leaves_the_meaning() -> None:
+    text = PocketText()
+    codes = [text.encode("a red ball and a blue star", seed).embedding[0] for seed in (3, 3, 4)]
+    assert torch.equal(codes[0], codes[1])
+    changed = (codes[0] != codes[2]).any(dim=1).nonzero().flatten().tolist()
+    assert set(changed) <= {2, 5, 13}
+    assert changed
+
+
+def test_a_layout_without_places_says_nothing_of_where_objects_start() -> None:
+    meaning = parse("a red ball and a blue star")
+    whole = seeded_layout(meaning, 5)
+    bare = encode_many([meaning], [replace(whole, places=())])[0]
+    without = encode_many([meaning])[0]
+    assert np.array_equal(bare[:13], without[:13])
+    assert bare[13].sum() == 6

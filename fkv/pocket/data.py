@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from fkv.pocket.paint import Renderer, object_mask
-from fkv.pocket.world import Scene, parsed_of, sample_scene
+from fkv.pocket.world import Scene, layout_of, parsed_of, sample_scene
 from fkv.text import encode_many
 
 GROUP = 4
@@ -44,14 +44,15 @@ def draw(seed: int, step: int, batch: int, latents: int, chunk: int = 3, gaps: b
     rng = np.random.default_rng((seed, step))
     gap = int(rng.integers(1, 200)) * chunk if gaps and latents > 2 * chunk and rng.random() < 0.25 else 0
     scenes = [sample_scene(rng) for _ in range(batch)]
-    starts = [0 if rng.random() < 0.5 else int(rng.integers(1, 60)) * GROUP * chunk for _ in scenes]
+    starts = [0 if latents == chunk or rng.random() < 0.5 else int(rng.integers(1, 60)) * GROUP * chunk for _ in scenes]
     pieces = [[(start, GROUP * chunk), (start + GROUP * (chunk + gap), GROUP * (latents - chunk))] for start in starts]
     clips = [scene_clip(scene, piece if latents > chunk else piece[:1]) for scene, piece in zip(scenes, pieces)]
+    layouts = [layout_of(scene, places=start == 0) for scene, start in zip(scenes, starts)]
     numbers = np.arange(latents)
     numbers[chunk:] += gap
     return Batch(
         frames=torch.from_numpy(np.stack([frames for frames, _ in clips])),
-        text=torch.from_numpy(encode_many([parsed_of(scene) for scene in scenes])),
+        text=torch.from_numpy(encode_many([parsed_of(scene) for scene in scenes], layouts)),
         mask=torch.from_numpy(np.stack([mask for _, mask in clips])),
         opening=torch.tensor([float(start == 0) for start in starts]),
         numbers=torch.from_numpy(numbers),

@@ -51,7 +51,7 @@ class Trial:
 def generate(engine: Engine, prompts: Sequence[str], policy: Policy, seeds: Sequence[int], chunks: int) -> np.ndarray:
     """Pixel frames uint8 [clips, n, 80, 128, 3] of rollouts side by side, each with the noise of its own seed."""
     spec = engine.spec
-    text = torch.cat([engine.text.encode(prompt).embedding for prompt in prompts]).to(engine.device)
+    text = torch.cat([engine.text.encode(prompt, seed).embedding for prompt, seed in zip(prompts, seeds)]).to(engine.device)
     sources = [seeded_noise(seed, spec, 1, engine.device, engine.dtype) for seed in seeds]
 
     def noise(chunk: int) -> tuple[torch.Tensor, list[torch.Tensor]]:
@@ -96,7 +96,7 @@ def profile_heads(engine: Engine, prompts: int, progress: Callable[[int, int], N
     class with fewer than a fifth of the heads, by rank; it says what training built in."""
 
     def stream(prompt: str, number: int) -> Stream:
-        text = engine.text.encode(prompt).embedding.to(engine.device)
+        text = engine.text.encode(prompt, number).embedding.to(engine.device)
         return Stream(engine.model, engine.spec, text, parse("full"), seeded_noise(number, engine.spec, 1, engine.device, engine.dtype))
 
     profile = measure(stream, held_out(prompts), progress=progress)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Iterable
@@ -66,7 +67,8 @@ class Progress:
 
     def step(self, step: int, values: dict[str, float]) -> None:
         for name, value in values.items():
-            self.sums.setdefault(name, []).append(value)
+            if math.isfinite(value):
+                self.sums.setdefault(name, []).append(value)
         self.bar.update()
         if (step + 1) % self.every == 0:
             means = {name: sum(row) / len(row) for name, row in self.sums.items()}

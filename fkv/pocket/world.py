@@ -12,12 +12,12 @@ import numpy as np
 
 from fkv.metrics.motion import path
 from fkv.metrics.shapes import BOTTOM, cover, distance
-from fkv.text import CAMERAS, COLOURS, MOTIONS, SHAPES, THEMES, Parsed, Thing, describe
+from fkv.text import CAMERAS, COLOURS, MOTIONS, SHAPES, THEMES, Layout, Parsed, Thing, describe, seeded_layout
+from fkv.text.meaning import CLOUDS, HILLS, LANDMARKS, LANES, PHASES, SUNS, WALLS
 
 Array = np.ndarray
 HEIGHT, WIDTH, FPS = 80, 128, 24
 PAN, PAN_PERIOD = 32.0, 120.0
-PHASES, LANES, SUNS, HILLS, LANDMARKS, CLOUDS, WALLS = 16, 3, 4, 8, 6, 4, 3
 WALL_WIDTH, WALL_TOP, WALL_FOOT = 40, 26, 71
 FLOOR = 69.0
 CENTRES = {1: (64.0,), 2: (36.0, 92.0), 3: (22.0, 64.0, 106.0)}
@@ -120,6 +120,26 @@ def parsed_of(scene: Scene) -> Parsed:
     """What the prompt of a scene says, without its hidden choices."""
     things = tuple(Thing(o.colour, o.shape, o.motion) for o in scene.objects)
     return Parsed(things, scene.theme, scene.wall, scene.camera)
+
+
+def layout_of(scene: Scene, *, places: bool = True) -> Layout:
+    """The hidden choices of a scene; without `places` those of its objects stay hidden."""
+    return Layout(
+        scene.sun,
+        scene.hills,
+        scene.landmarks,
+        scene.clouds,
+        scene.wall_place,
+        tuple((o.phase, o.lane) for o in scene.objects) if places else (),
+    )
+
+
+def laid_out(parsed: Parsed, seed: int) -> Scene:
+    """The scene that a prompt and a seed mean."""
+    layout = seeded_layout(parsed, seed)
+    things = tuple(Object(t.colour, t.shape, t.motion, *place) for t, place in zip(parsed.objects, layout.places))
+    hidden = (layout.sun, layout.hills, layout.landmarks, layout.clouds, layout.wall)
+    return Scene(parsed.theme, things, parsed.wall, parsed.camera, *hidden)
 
 
 def prompt_of(scene: Scene) -> str:

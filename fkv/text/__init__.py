@@ -6,7 +6,20 @@ from dataclasses import dataclass
 
 import torch
 
-from fkv.text.meaning import CAMERAS, COLOURS, EXAMPLES, MOTIONS, SHAPES, THEMES, Parsed, Thing, describe, encode_many
+from fkv.text.meaning import (
+    CAMERAS,
+    COLOURS,
+    EXAMPLES,
+    MOTIONS,
+    SHAPES,
+    THEMES,
+    Layout,
+    Parsed,
+    Thing,
+    describe,
+    encode_many,
+    seeded_layout,
+)
 from fkv.text.reader import parse
 
 __all__ = [
@@ -16,6 +29,7 @@ __all__ = [
     "MOTIONS",
     "SHAPES",
     "THEMES",
+    "Layout",
     "Parsed",
     "PocketText",
     "Prompt",
@@ -23,6 +37,7 @@ __all__ = [
     "describe",
     "encode_many",
     "parse",
+    "seeded_layout",
 ]
 
 
@@ -37,11 +52,12 @@ class Prompt:
 
 
 class PocketText:
-    """The pocket model's text side: a fixed one-hot code of the parsed prompt, without weights."""
+    """The pocket model's text side: a fixed one-hot code of the parsed prompt and of the layout the seed gives it, without weights."""
 
     examples: tuple[str, ...] = EXAMPLES
 
-    def encode(self, text: str) -> Prompt:
+    def encode(self, text: str, seed: int = 0) -> Prompt:
         """The embedding [1, 16, 64] of any English; raises ValueError as `parse` does."""
         parsed = parse(text)
-        return Prompt(text, torch.from_numpy(encode_many([parsed])), parsed.notes, parsed)
+        code = encode_many([parsed], [seeded_layout(parsed, seed)])
+        return Prompt(text, torch.from_numpy(code), parsed.notes, parsed)

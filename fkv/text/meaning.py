@@ -28,6 +28,8 @@ EXAMPLES = (
     "a red ball bouncing and a blue star orbiting over green hills, camera panning left",
 )
 MOST_OBJECTS, ROWS, WIDTH = 3, 16, 64
+PHASES, LANES, SUNS, HILLS, LANDMARKS, CLOUDS, WALLS = 16, 3, 4, 8, 6, 4, 3
+LAYOUT_ROW = 13
 VALUES = {
     value: index
     for index, value in enumerate(("none", *COLOURS, *SHAPES, *MOTIONS, *THEMES, *CAMERAS, "open", "wall", "one", "two", "three"))
@@ -54,6 +56,26 @@ class Parsed:
     notes: tuple[str, ...] = field(default=(), compare=False)
 
 
+@dataclass(frozen=True)
+class Layout:
+    """What a prompt leaves open and the seed decides: sun, hills, landmarks, clouds, the wall's place, and (phase, lane) of each object,
+    each a number from a small set. No places: nothing is said of where objects start."""
+
+    sun: int
+    hills: int
+    landmarks: int
+    clouds: int
+    wall: int
+    places: tuple[tuple[int, int], ...] = ()
+
+
+def seeded_layout(parsed: Parsed, seed: int) -> Layout:
+    """The layout that a seed gives a prompt."""
+    rng = np.random.default_rng((seed, 17))
+    choices = [int(rng.integers(size)) for size in (SUNS, HILLS, LANDMARKS, CLOUDS, WALLS)]
+    return Layout(*choices, tuple((int(rng.integers(PHASES)), int(rng.integers(LANES))) for _ in parsed.objects))
+
+
 def describe(parsed: Parsed) -> str:
     """The canonical wording; `parse` reads it back to an equal value."""
     named = [f"a {thing.colour} {thing.shape} {MOVING[thing.motion]}" for thing in parsed.objects]
@@ -70,11 +92,29 @@ def _words(parsed: Parsed) -> list[str]:
     return [*words, parsed.theme, parsed.camera, "wall" if parsed.wall else "open", ("one", "two", "three")[len(parsed.objects) - 1]]
 
 
-def encode_many(prompts: Sequence[Parsed]) -> np.ndarray:
-    """Embeddings float32 [n, 16, 64]: each used row is its row number one-hot (16) and its value one-hot (48); unused rows are zero."""
+def encode_many(prompts: Sequence[Parsed], layouts: Sequence[Layout] = ()) -> np.ndarray:
+    """Embeddings float32 [n, 16, 64]: each used row is its row number one-hot (16) and its value one-hot (48); unused rows are zero.
+
+    A layout, where given, has a row of its own, and an object's phase and lane stand in the row of its motion.
+    """
     values = np.array([[VALUES[word] for word in _words(parsed)] for parsed in prompts])
     out = np.zeros((len(prompts), ROWS, WIDTH), np.float32)
     rows = np.arange(values.shape[1])
     out[:, rows, rows] = 1
     out[np.arange(len(prompts))[:, None], rows[None], ROWS + values] = 1
+    for code, layout in zip(out, layouts):
+        _write_layout(code, layout)
     return out
+
+
+def _write_layout(code: np.ndarray, layout: Layout) -> None:
+    offset = ROWS
+    code[LAYOUT_ROW, LAYOUT_ROW] = 1
+    for choice, size in zip(
+        (layout.sun, layout.hills, layout.landmarks, layout.clouds, layout.wall), (SUNS, HILLS, LANDMARKS, CLOUDS, WALLS)
+    ):
+        code[LAYOUT_ROW, offset + choice] = 1
+        offset += size
+    for slot, (phase, lane) in enumerate(layout.places):
+        code[3 * slot + 2, ROWS + len(VALUES) + phase] = 1
+        code[3 * slot + 2, ROWS + len(VALUES) + PHASES + lane] = 1
