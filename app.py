@@ -1,0 +1,53 @@
+"""Entry for a laptop and for a Space: `python app.py`. Safe to import; nothing starts until it is run."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import os
+from collections.abc import Sequence
+
+from fkv.spec import MODELS, POCKET
+
+ADDRESS, PORT, SEATS, CHUNKS = "127.0.0.1", 7860, 2, 360
+
+
+def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line; host and port follow GRADIO_SERVER_NAME and GRADIO_SERVER_PORT where they are set and no flag is."""
+    parser = argparse.ArgumentParser(prog="app.py", description="The live page: two lanes, one with a compressed KV cache.")
+    host, port = os.environ.get("GRADIO_SERVER_NAME", ADDRESS), os.environ.get("GRADIO_SERVER_PORT", str(PORT))
+    parser.add_argument("--host", default=host, help=f"address to listen on (default {host}; 0.0.0.0 for every interface)")
+    parser.add_argument("--port", type=int, default=port, help=f"port to listen on (default {port})")
+    parser.add_argument("--model", choices=[spec.name for spec in MODELS], default=POCKET.name, help="model shown first")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1 (default auto)")
+    parser.add_argument("--seats", type=int, default=SEATS, help=f"visitors that may run at once (default {SEATS})")
+    parser.add_argument("--chunks", type=int, default=CHUNKS, help=f"chunks after which a run ends, 0 for never (default {CHUNKS})")
+    parser.add_argument("--root-path", default=None, help="path prefix behind a proxy, for instance /fkv")
+    parser.add_argument("--share", action="store_true", help="a public link through Gradio's servers")
+    parser.add_argument("--open", action="store_true", help="open the page in a browser")
+    found = parser.parse_args(given)
+    for name, least in (("port", 1), ("seats", 1), ("chunks", 0)):
+        if getattr(found, name) < least:
+            parser.error(f"--{name} {getattr(found, name)} is below {least}; use {least} or more")
+    return found
+
+
+def main(given: Sequence[str] | None = None) -> None:
+    """Builds the page, loads the model in the background and serves until stopped."""
+    chosen = arguments(given)
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+
+    from fkv.engine import load, model_facts, profile_facts
+    from fkv.session import Session
+    from fkv.text import EXAMPLES
+    from fkv.ui import Backend, build
+
+    backend = Backend(functools.partial(load, device=chosen.device), lambda engine: (model_facts(engine), profile_facts(engine)), Session)
+    page = build(backend, examples=EXAMPLES, seats=chosen.seats, chunks=chosen.chunks, model=chosen.model)
+    page.shelf.want(chosen.model)
+    place = {"server_name": chosen.host, "server_port": chosen.port, "root_path": chosen.root_path}
+    page.blocks.launch(**place, share=chosen.share, inbrowser=chosen.open, **page.options)
+
+
+if __name__ == "__main__":
+    main()

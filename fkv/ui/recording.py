@@ -1,0 +1,93 @@
+"""What one run produced, within bounds: the newest chunks as JPEG, and every measurement until a limit that is named in the file."""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, is_dataclass
+from typing import Any
+
+import numpy as np
+
+from fkv.events import LANES, Event, Frames, Lane, Notice, Sample, Start, Verdict
+from fkv.views import split
+
+CHUNKS, MEASUREMENTS = 60, 4000
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One lane's chunk as it was sent: `count` frames in a JPEG atlas."""
+
+    jpeg: bytes
+    count: int
+    label: str
+
+
+class Recording:
+    """Bounded memory of a run; written by the run, read by a download at the same time."""
+
+    def __init__(self, chunks: int = CHUNKS, measurements: int = MEASUREMENTS) -> None:
+        self.lock = threading.Lock()
+        self.most = chunks
+        self.start: Start | None = None
+        self.clips: dict[int, dict[Lane, Clip]] = {}
+        self.measured: deque[Event] = deque(maxlen=measurements)
+        self.dropped = 0
+
+    def take(self, event: Event) -> None:
+        """Keeps what a download needs of an event."""
+        with self.lock:
+            if isinstance(event, Start):
+                self.start = event
+            elif isinstance(event, Frames) and event.jpeg is not None:
+                self.clips.setdefault(event.chunk, {})[event.lane] = Clip(event.jpeg, len(event.pixels), event.label)
+                for old in [chunk for chunk in self.clips if chunk <= event.chunk - self.most]:
+                    del self.clips[old]
+            elif isinstance(event, (Sample, Verdict, Notice)):
+                self.dropped += len(self.measured) == self.measured.maxlen
+                self.measured.append(event)
+
+    def pairs(self) -> list[tuple[int, Clip, Clip]]:
+        """(chunk, A, B) of the chunks both lanes finished, oldest first."""
+        with self.lock:
+            return [(chunk, lanes["A"], lanes["B"]) for chunk, lanes in sorted(self.clips.items()) if len(lanes) == len(LANES)]
+
+    def frames(self) -> Iterator[tuple[np.ndarray, np.ndarray, str, str]]:
+        """Pixel frames of both lanes, uint8 [H, W, 3], with their labels, chunk by chunk."""
+        for _, left, right in self.pairs():
+            for a, b in zip(split(left.jpeg, left.count), split(right.jpeg, right.count)):
+                yield a, b, left.label, right.label
+
+    def report(self) -> str:
+        """Every measurement as JSON; raises ValueError when nothing was measured yet."""
+        with self.lock:
+            start, events, dropped = self.start, list(self.measured), self.dropped
+        if start is None:
+            raise ValueError("nothing was generated yet; press Start first")
+        kinds: dict[str, list[Any]] = {"sample": [], "verdict": [], "notice": []}
+        for event in events:
+            entry = _plain(event)
+            if isinstance(event, Sample):
+                entry["ms"] |= {"diffusion": event.ms.diffusion, "end_to_end": event.ms.end_to_end}
+            kinds[type(event).__name__.lower()].append(entry)
+        note = "Chunks and frames count from 0. Times in ms, sizes in bytes, shares in [0, 1]; FPS count pixel frames. null: not measured."
+        head = {"about": note, "older_measurements_left_out": dropped, "start": _plain(start)}
+        body = {"samples": kinds["sample"], "verdicts": kinds["verdict"], "changes": kinds["notice"]}
+        return json.dumps(head | body, indent=1, allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    """Dataclasses, tuples and numpy numbers as JSON types; what is not finite as None."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return _plain(asdict(value))
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.generic):
+        return _plain(value.item())
+    return None if isinstance(value, float) and not math.isfinite(value) else value

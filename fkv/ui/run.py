@@ -1,0 +1,139 @@
+"""One run as the stage sees it: a generator of JSON strings, from the line at the door to the last chunk."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import TimeoutError as NotYet
+from typing import TYPE_CHECKING
+
+from fkv.events import Done, Event, Frames, Notice, Settings, Start, Tick, Verdict
+from fkv.ui.recording import Recording
+from fkv.ui.shelf import Shelf
+from fkv.ui.visitors import Lobby, Visitor
+from fkv.views import encode, message
+
+if TYPE_CHECKING:
+    from fkv.session import Session
+
+AT_ONCE = (Start, Frames, Verdict, Notice, Tick, Done)
+LEAD = 2.5  # seconds of video a fast model may be ahead of playback
+BEAT = 0.25
+
+
+class Wire:
+    """Packs events into the messages of one run, numbered from 0; cheap ones wait for the next that must go at once."""
+
+    def __init__(self, run: str) -> None:
+        self.run = run
+        self.seq = 0
+        self.waiting: list[dict[str, object]] = []
+
+    def pack(self, event: Event) -> str | None:
+        self.waiting.append(message(event))
+        return self.send() if isinstance(event, AT_ONCE) else None
+
+    def send(self) -> str | None:
+        if not self.waiting:
+            return None
+        text = say(*self.waiting, run=self.run, seq=self.seq)
+        self.waiting, self.seq = [], self.seq + 1
+        return text
+
+
+def say(*events: dict[str, object], run: str = "", seq: int = 0) -> str:
+    """A message for the stage; without a run it is about the page itself."""
+    return json.dumps({"run": run, "seq": seq, "events": events}, allow_nan=False, separators=(",", ":"))
+
+
+def trouble(text: str) -> str:
+    """A sentence in the stage's own card."""
+    return say({"type": "notice", "kind": "error", "lane": None, "chunk": 0, "text": text, "state": "", "ms": 0, "cost": ""})
+
+
+class Pacer:
+    """Keeps production at most `lead` seconds ahead of playback at `fps`: a bucket that frames fill and time empties."""
+
+    def __init__(self, fps: float, lead: float = LEAD, clock: Callable[[], float] = time.monotonic) -> None:
+        self.fps, self.lead, self.clock = fps, lead, clock
+        self.level, self.then = 0.0, clock()
+
+    def sent(self, frames: int) -> None:
+        self.ahead()
+        self.level += frames
+
+    def ahead(self) -> float:
+        """Seconds to wait before the next chunk may begin."""
+        now = self.clock()
+        self.level = max(0.0, self.level - self.fps * (now - self.then))
+        self.then = now
+        return max(0.0, self.level / self.fps - self.lead)
+
+
+def play(visitor: Visitor, lobby: Lobby, shelf: Shelf, model: str, settings: Settings, opening: Callable[..., Session]) -> Iterator[str]:
+    """JSON strings for the stage until the run ends, is replaced, or the page is closed; then the seat is free and the session stopped."""
+    run = visitor.begin(time.monotonic())
+    if run is None:
+        return
+    ticket = lobby.ask(visitor.key)
+    session: Session | None = None
+    try:
+        yield from _wait(visitor, run, lobby, ticket)
+        engine = yield from _load(shelf, model, visitor, run)
+        if engine is None or not visitor.current(run):
+            return
+        session, recording = opening(engine, settings, encode), Recording()
+        if visitor.open(run, session, recording):
+            yield from _stream(session, recording, f"{visitor.key[:8]}-{run}", engine.spec.fps)
+    except ValueError as error:
+        yield trouble(sentence(error))
+    finally:
+        visitor.end(session)
+        lobby.leave(visitor.key, ticket)
+
+
+def sentence(error: BaseException) -> str:
+    """An error as a person reads it: capital first, full stop last."""
+    text = str(error).strip() or f"{type(error).__name__}: no further detail"
+    return text[0].upper() + text[1:] + ("" if text[-1] in ".!?" else ".")
+
+
+def _wait(visitor: Visitor, run: int, lobby: Lobby, ticket: object) -> Iterator[str]:
+    while visitor.current(run):
+        try:
+            place = lobby.wait(ticket, 1.0)
+        except KeyError:
+            return
+        if not place:
+            return
+        others = f"{lobby.seats} people are using the model" if lobby.seats > 1 else "Someone is using the model"
+        yield say({"type": "queue", "place": place, "text": f"{others}. You are number {place} in line; it starts by itself."})
+
+
+def _load(shelf: Shelf, model: str, visitor: Visitor, run: int) -> Iterator[str]:
+    future = shelf.want(model)
+    while visitor.current(run):
+        try:
+            return future.result(timeout=0 if future.done() else BEAT)
+        except NotYet:
+            yield say({"type": "hello", "state": "loading", "text": "Loading the model", "model": None, "profile": None})
+        except (ValueError, OSError, RuntimeError, ImportError) as error:
+            yield trouble(sentence(error))
+            return None
+    return None
+
+
+def _stream(session: Session, recording: Recording, name: str, fps: float) -> Iterator[str]:
+    wire, pacer = Wire(name), Pacer(fps)
+    for event in session.events():
+        recording.take(event)
+        if (text := wire.pack(event)) is not None:
+            yield text
+        if isinstance(event, Frames) and event.lane == "B":
+            pacer.sent(len(event.pixels))
+        while isinstance(event, Verdict) and (wait := pacer.ahead()):
+            time.sleep(min(wait, BEAT))
+            yield say()
+    if (text := wire.send()) is not None:
+        yield text

@@ -1,0 +1,197 @@
+"""What each control does: edits of the visitor's own settings, read by the session once per chunk."""
+
+from __future__ import annotations
+
+import html
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+
+from fkv.cache import Policy
+from fkv.engine import Engine
+from fkv.events import Settings
+from fkv.policies import discover, spelling
+from fkv.ui import run
+from fkv.ui.controls import LanePicker
+from fkv.ui.shelf import Backend, Shelf
+from fkv.ui.visitors import Lobby, Visitor, Visitors
+from fkv.views import messages
+from fkv.wishes import policy_of
+
+if TYPE_CHECKING:
+    from fkv.ui.page import Widgets
+
+QUIET = {"queue": False, "show_progress": "hidden", "trigger_mode": "multiple", "api_visibility": "private"}
+LINE = 30  # visitors that may wait for a seat
+TOGGLE_THEME = "() => { document.body.classList.toggle('dark'); }"
+
+
+@dataclass(frozen=True)
+class House:
+    """What one launch shares among its visitors."""
+
+    visitors: Visitors
+    lobby: Lobby
+    shelf: Shelf
+    backend: Backend
+    defaults: Settings
+
+    def visitor(self, request: gr.Request) -> Visitor:
+        return self.visitors.of(str(request.session_hash))
+
+    def accepted(self, policy: Policy, model: str) -> str:
+        """The spelling of a policy that fits the model, as far as the model is loaded. Raises ValueError."""
+        text = spelling(policy)
+        engine = self.shelf.ready(model)
+        if engine is not None:
+            policy_of(engine, replace(self.defaults, left=text), "A")
+        return text
+
+
+def connect(blocks: gr.Blocks, widgets: Widgets, house: House) -> None:
+    """All events of the page but the downloads."""
+    _running(widgets, house)
+    _prompting(widgets, house)
+    for picker, side in ((widgets.left, "left"), (widgets.right, "right")):
+        _picking(widgets, picker, side, house)
+    _page(blocks, widgets, house)
+
+
+def paragraph(*sentences: str, error: bool = False) -> str:
+    """Sentences for the card they belong to, safe as HTML; empty for none."""
+    kind = "error" if error else "note"
+    return "".join(f'<p class="{kind}">{html.escape(text)}</p>' for text in sentences)
+
+
+def _running(widgets: Widgets, house: House) -> None:
+    left, right = widgets.left, widgets.right
+    known = discover()
+
+    def start(request: gr.Request, model: str, prompt: str, seed: float | None, compress: bool, *values: Any) -> Iterator[str]:
+        visitor = house.visitor(request)
+        try:
+            a = house.accepted(left.policy(values[: len(left.inputs)], known), model)
+            b = house.accepted(right.policy(values[len(left.inputs) :], known), model)
+        except ValueError as error:
+            yield run.trouble(run.sentence(error))
+            return
+        chosen = replace(house.defaults, prompt=prompt, seed=int(seed or 0), left=a, right=b, compress=compress)
+        chosen = replace(chosen, layer=visitor.layer, head=visitor.head)
+        yield from run.play(visitor, house.lobby, house.shelf, model, chosen, house.backend.session)
+
+    def pause(request: gr.Request) -> dict[str, Any]:
+        visitor = house.visitor(request)
+        wanted = not visitor.paused
+        visitor.paused = wanted if visitor.change(paused=wanted) else False
+        return gr.update(value="Resume" if visitor.paused else "Pause")
+
+    def stop(request: gr.Request) -> dict[str, Any]:
+        house.visitor(request).stop()
+        return gr.update(value="Pause")
+
+    inputs = [widgets.model, widgets.prompt, widgets.seed, widgets.compress, *left.inputs, *right.inputs]
+    widgets.start.click(
+        start, inputs, widgets.stage, concurrency_limit=house.lobby.seats + LINE, concurrency_id="engine",
+        trigger_mode="multiple", show_progress="hidden", api_visibility="private",
+    )  # fmt: skip
+    widgets.start.click(lambda: gr.update(value="Pause"), None, widgets.pause, **QUIET)
+    widgets.pause.click(pause, None, widgets.pause, **QUIET)
+    widgets.stop.click(stop, None, widgets.pause, **QUIET)
+
+
+def reading(engine: Engine, prompt: str) -> tuple[bool, str]:
+    """Whether the model can follow a prompt, and what to say under it."""
+    try:
+        return True, paragraph(*engine.text.encode(prompt).notes)
+    except ValueError as error:
+        return False, paragraph(run.sentence(error), error=True)
+
+
+def _prompting(widgets: Widgets, house: House) -> None:
+    def apply(request: gr.Request, prompt: str, model: str) -> str:
+        engine = house.shelf.ready(model)
+        fits, words = reading(engine, prompt) if engine is not None else (False, "")
+        if fits:
+            house.visitor(request).change(prompt=prompt)
+        return words
+
+    def check(prompt: str, model: str) -> str:
+        engine = house.shelf.ready(model)
+        return reading(engine, prompt)[1] if engine is not None else ""
+
+    def reseed(request: gr.Request, seed: float | None) -> None:
+        house.visitor(request).change(seed=int(seed or 0))
+
+    inputs = [widgets.prompt, widgets.model]
+    widgets.prompt.submit(apply, inputs, widgets.note, **QUIET)
+    widgets.start.click(check, inputs, widgets.note, **QUIET)
+    for button in widgets.examples:
+        text = str(button.value)
+        button.click(lambda text=text: text, None, widgets.prompt, **QUIET).then(apply, inputs, widgets.note, **QUIET)
+    rolled = widgets.dice.click(lambda: random.SystemRandom().randrange(10000), None, widgets.seed, **QUIET)
+    rolled.then(reseed, widgets.seed, None, **QUIET)
+    widgets.seed.submit(reseed, widgets.seed, None, **QUIET)
+
+
+def _picking(widgets: Widgets, picker: LanePicker, side: str, house: House) -> None:
+    known = discover()
+
+    def change(request: gr.Request, model: str, *values: Any) -> list[Any]:
+        try:
+            policy = picker.policy(values, known)
+            accepted = house.accepted(policy, model)
+        except ValueError as error:
+            shown = [gr.skip() for _ in picker.outputs] if not isinstance(known.get(values[0]), type) else picker.fresh(known[values[0]]())
+            return [paragraph(f"Lane {picker.lane}: {run.sentence(error)}", error=True), *shown]
+        house.visitor(request).change(**{side: accepted})
+        return ["", *picker.fresh(policy)]
+
+    inputs, outputs = [widgets.model, *picker.inputs], [widgets.trouble, *picker.outputs]
+    picker.choice.input(change, inputs, outputs, **QUIET)
+    for control in picker.controls.values():
+        event = control.release if isinstance(control, gr.Slider) else control.submit if isinstance(control, gr.Number) else control.input
+        event(change, inputs, outputs, **QUIET)
+        if isinstance(control, gr.Number):
+            control.blur(change, inputs, outputs, **QUIET)
+
+
+def _page(blocks: gr.Blocks, widgets: Widgets, house: House) -> None:
+    def hello(model: str) -> Iterator[tuple[str, str]]:
+        future = house.shelf.want(model)
+        if not future.done():
+            yield run.say({"type": "hello", "state": "loading", "text": "Loading the model", "model": None, "profile": None}), _chips([])
+        try:
+            facts, profile = house.backend.facts(future.result())
+        except (ValueError, OSError, RuntimeError, ImportError) as error:
+            yield run.trouble(run.sentence(error)), _chips([])
+            return
+        ready = {"type": "hello", "state": "idle", "text": "Ready", "model": messages.model(facts), "profile": messages.profile(profile)}
+        yield run.say(ready), _chips(messages.chips(facts))
+
+    def select(event: gr.EventData, request: gr.Request) -> None:
+        visitor = house.visitor(request)
+        layer, head = int(event.layer), int(event.head)
+        visitor.layer, visitor.head = layer, head
+        visitor.change(layer=layer, head=head)
+
+    def compress(request: gr.Request, on: bool) -> None:
+        house.visitor(request).change(compress=on)
+
+    def leave(request: gr.Request) -> None:
+        house.visitors.leave(str(request.session_hash))
+
+    for event in (blocks.load, widgets.model.input):
+        event(
+            hello, widgets.model, [widgets.stage, widgets.chips], show_progress="hidden", api_visibility="private", concurrency_limit=None
+        )
+    widgets.stage.select_head(select, None, None, **QUIET)
+    widgets.compress.input(compress, widgets.compress, None, **QUIET)
+    widgets.theme.click(None, None, None, js=TOGGLE_THEME)
+    blocks.unload(leave)
+
+
+def _chips(chips: list[tuple[str, str]]) -> str:
+    return "".join(f'<span class="chip"><em>{html.escape(name)}</em> {html.escape(value)}</span>' for name, value in chips)

@@ -1,0 +1,195 @@
+"""A stand-in for engine and session: the same events, drawn instead of generated, so that page tests need no weights and no time."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from fkv.events import (
+    LANES,
+    Done,
+    Event,
+    Frames,
+    Kept,
+    Lane,
+    Maps,
+    ModelFacts,
+    Notice,
+    Phases,
+    ProfileFacts,
+    Residency,
+    Sample,
+    Settings,
+    Similarity,
+    Start,
+    Tick,
+    Verdict,
+)
+from fkv.policies import label, parse
+from fkv.spec import POCKET, ModelSpec
+from fkv.text import PocketText
+
+LAYERS, HEADS, CHUNK = POCKET.net.layers, POCKET.net.heads, POCKET.chunk
+FRAME_BYTES = 2 * 4 * LAYERS * POCKET.net.dim * POCKET.geometry.tokens
+
+
+@dataclass
+class StandInEngine:
+    """What the page asks of an engine."""
+
+    spec: ModelSpec = POCKET
+    text: PocketText = field(default_factory=PocketText)
+    profile: Any = field(default_factory=lambda: SimpleNamespace(static=profile_facts().static, roles=lambda: profile_facts().static))
+    begun: int = 0
+    ended: int = 0
+
+
+def facts(engine: Any) -> tuple[ModelFacts, ProfileFacts]:
+    """A model and its profile."""
+    geometry = engine.spec.geometry
+    model = ModelFacts(
+        "pocket", "Pocket", 3_400_000, LAYERS, HEADS, geometry.rows, geometry.columns, CHUNK, 4, 4, 24, (80, 128), 21, 0, 4,
+        "cpu", "float32", "SDPA", 2,
+    )  # fmt: skip
+    return model, profile_facts()
+
+
+def profile_facts() -> ProfileFacts:
+    """Invented scores; every head at or above the threshold is static."""
+    rng = np.random.default_rng(7)
+    grid = np.where(rng.random((LAYERS, HEADS)) < 0.4, 0.8 + 0.19 * rng.random((LAYERS, HEADS)), 0.15 + 0.62 * rng.random((LAYERS, HEADS)))
+    scores = tuple(tuple(float(x) for x in row) for row in grid)
+    static = tuple(tuple(i for i, x in enumerate(row) if x >= 0.8) for row in scores)
+    errors = tuple(tuple(0.02 for _ in row) for row in scores)
+    return ProfileFacts(scores, errors, 0.8, "score at or above 0.80", static, "In training, half of the heads had old frames hidden.")
+
+
+class StandInSession:
+    """A session whose lanes are drawn: a ball that moves, a little lower in lane B, which takes half the time while it compresses."""
+
+    pause = 0.05  # seconds a lane takes
+
+    def __init__(self, engine: StandInEngine, settings: Settings, encode: Callable[[np.ndarray], bytes] | None = None):
+        engine.text.encode(settings.prompt)
+        self.engine, self.settings, self.encode = engine, settings, encode
+        self.lock, self.stopped = threading.Lock(), threading.Event()
+        self.notices: list[Notice] = []
+        self.since = self.chunk = 0
+
+    def change(self, **edits: Any) -> Settings:
+        with self.lock:
+            before, self.settings = self.settings, replace(self.settings, **edits)
+            if self.settings.prompt != before.prompt:
+                self._note("prompt", None, self.settings.prompt)
+            for side, lane in (("left", "A"), ("right", "B")):
+                if getattr(self.settings, side) != getattr(before, side):
+                    self._note("policy", lane, getattr(self.settings, side))
+            if self.settings.compress != before.compress:
+                self._note("policy", "B", "compression on" if self.settings.compress else "compression off")
+            return self.settings
+
+    def _note(self, kind: Any, lane: Any, text: str) -> None:
+        self.notices.append(Notice(kind, lane, self.chunk, text, "received"))
+
+    def stop(self) -> None:
+        self.stopped.set()
+
+    def events(self) -> Iterator[Event]:
+        self.engine.begun += 1
+        try:
+            yield Start("stand-in", *facts(self.engine), self.settings)
+            while not self.stopped.is_set() and (not self.settings.chunks or self.chunk < self.settings.chunks):
+                if self.settings.paused:
+                    time.sleep(0.1)
+                    yield Tick(self.chunk)
+                    continue
+                yield from self._turn(self.chunk)
+                self.chunk += 1
+            yield Done("stopped" if self.stopped.is_set() else "finished", self.chunk)
+        finally:
+            self.engine.ended += 1
+
+    def _turn(self, chunk: int) -> Iterator[Event]:
+        with self.lock:
+            pending, self.notices, now = self.notices, [], self.settings
+        for notice in pending:
+            yield notice
+            yield replace(notice, chunk=chunk, state="applied", ms=31.0)
+            self.since = chunk
+        spoken = {"A": now.left, "B": now.right if now.compress else now.left}
+        for lane in LANES:
+            time.sleep(self.pause / (2 if lane == "B" and now.compress else 1))
+            pixels = self._draw(lane, chunk)
+            jpeg = self.encode(pixels) if self.encode else None
+            yield Frames(lane, chunk, 12 * chunk, CHUNK * chunk, pixels, jpeg, label(parse(spoken[lane])), spoken[lane])
+            yield self._sample(lane, chunk, now, spoken[lane], recached=bool(pending))
+        yield self._maps(chunk, now)
+        for lane in LANES:
+            yield self._residency(lane, chunk, now)
+        yield self._verdict(chunk, now)
+
+    def _draw(self, lane: Lane, chunk: int) -> np.ndarray:
+        rows, columns = np.mgrid[0:80, 0:128]
+        out = np.empty((12, 80, 128, 3), np.uint8)
+        for i in range(12):
+            t = 12 * chunk + i
+            out[i] = np.stack([90 + rows, 150 + rows // 2, 235 - rows // 2], -1)
+            out[i][60:] = (106, 176, 76)
+            x, y = 64 + 46 * np.sin(t / 17), 34 - 16 * np.cos(t / 7) + (2 if lane == "B" else 0)
+            out[i][(columns - x) ** 2 + (rows - y) ** 2 < 121] = (210, 50, 50)
+        return out
+
+    def _sample(self, lane: Lane, chunk: int, now: Settings, policy: str, recached: bool) -> Sample:
+        small, past = lane == "B" and now.compress, min(CHUNK * chunk, 18)
+        ms = (420.0 if small else 420.0 + 40 * past) * (1 + 0.02 * np.sin(chunk * 3))
+        phases = Phases((ms / 5,) * 4, ms / 5, 31.0 if recached else 0.0, 0.0, 30.0, 6.0, 9.0)
+        kept = min(past, 3) if small else past
+        stored, frames = kept * FRAME_BYTES, 12
+        fps = frames * 1000 / phases.diffusion, frames * 1000 / phases.end_to_end
+        sizes = stored, stored + CHUNK * FRAME_BYTES, int(1.1 * stored), stored
+        return Sample(
+            lane, chunk, frames, phases, *fps, *sizes, recached, chunk < 2, kept, f"{kept} past frames", 0.014, 512_000_000, policy
+        )
+
+    def _maps(self, chunk: int, now: Settings) -> Maps:
+        newest = CHUNK * (chunk + 1)
+        frames = tuple(range(max(0, newest - 21), newest)) if newest <= 21 else (0, *range(newest - 21, newest))
+        weight = np.array([0.2 + np.exp(-(newest - f) / (2 + now.head)) for f in frames])
+        left = np.where([f >= newest - 21 for f in frames], weight, np.nan)
+        seen = [f == 0 or f >= newest - 6 for f in frames] if now.compress else [f >= newest - 21 for f in frames]
+        right = np.where(seen, weight, np.nan)
+        return Maps(chunk, now.layer, now.head, frames, tuple(left / np.nansum(left)), tuple(right / np.nansum(right)))
+
+    def _residency(self, lane: Lane, chunk: int, now: Settings) -> Residency:
+        first = CHUNK * chunk
+        current, whole = tuple(range(first, first + CHUNK)), (1.0,) * 5
+        if lane == "A" or not now.compress:
+            everything = Kept("all", HEADS, tuple((f, whole) for f in range(max(0, first - 18), first)))
+            return Residency(lane, chunk, now.layer, current, (everything,))
+        if not chunk:
+            return Residency(lane, chunk, now.layer, current, (Kept("all", HEADS, ()),))
+        ends = tuple(dict.fromkeys(((0, whole), (first - 1, whole))))
+        parts = tuple((f, tuple(float((f + s) % 3 == 0) for s in range(5))) for f in range(max(1, first - 4), first - 1))
+        similar = None
+        if parts:
+            bars = tuple(tuple(0.5 + 0.4 * (1 - p) + 0.02 * s for s, p in enumerate(row)) for _, row in parts)
+            similar = Similarity(tuple(f for f, _ in parts), bars, tuple(tuple(p > 0 for p in row) for _, row in parts), 0.7, 1)
+        static, dynamic = Kept("static", 3, ends), Kept("dynamic", 5, tuple(sorted((*ends, *parts))))
+        return Residency(lane, chunk, now.layer, current, (static, dynamic), similar)
+
+    def _verdict(self, chunk: int, now: Settings) -> Verdict:
+        first = max(self.since + 1, 2)
+        n, past = max(0, chunk - first + 1), min(CHUNK * chunk, 18)
+        known = n >= 5
+        left, right = past * FRAME_BYTES, (min(past, 3) if now.compress else past) * FRAME_BYTES
+        speed = 1.93 if now.compress else 1.0
+        ratio = (speed, speed - 0.1, speed + 0.1) if known else (None, None, None)
+        psnr = (27.4, 12 * n) if known else (None, 0)
+        kept, words = right / left if left else None, "A holds 21 frames; warm-up and re-cache chunks are left out."
+        return Verdict(chunk, *ratio, min(n, 5), 5, first, chunk, kept, left, right, *psnr, words)
