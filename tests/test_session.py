@@ -31,7 +31,9 @@ Kind = TypeVar("Kind")
 def small() -> engine.Engine:
     scores = [[0.9, 0.1, 0.7, 0.3]] * 2
     loaded = engine.load(SPEC, "cpu", random_weights=True)
-    return replace(loaded, profile=HeadProfile.of_scores("small", scores, recipe={"note": "Built in."}).by_threshold(0.8))
+    return replace(
+        loaded, profile=HeadProfile.of_scores("small", scores, recipe={"built_in": {"what": "head 0 sees little"}}).by_threshold(0.8)
+    )
 
 
 def of(kind: type[Kind], events: list[Event]) -> list[Kind]:
@@ -65,7 +67,11 @@ def test_start_says_what_runs_and_how_the_heads_were_classed(small: engine.Engin
     assert (start.model.name, start.model.size, start.model.dtype, start.model.device) == ("small", (32, 48), "float32", "cpu")
     assert start.model.parameters == sum(p.numel() for p in small.model.parameters())
     assert start.profile is not None
-    assert (start.profile.static, start.profile.rule, start.profile.note) == (((0,),) * 2, "score >= 0.8", "Built in.")
+    assert (start.profile.static, start.profile.rule, start.profile.note) == (
+        ((0,),) * 2,
+        "score >= 0.8",
+        "Trained in, not discovered: head 0 sees little.",
+    )
 
 
 def test_frames_carry_pixels_their_numbers_and_what_the_encoder_made(small: engine.Engine) -> None:

@@ -1,0 +1,174 @@
+"""`python -m fkv bench`: policies against each other, chunk by chunk in turn, from the same prompt and noise.
+
+All lanes live in one process on one engine. In each chunk the lane that begins moves on by one, so that drift and order fall on all alike.
+Chunks count once no lane is warming up; ratios are paired within a chunk.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from fkv import machine, meter, policies
+from fkv.cache import Policy
+from fkv.engine import Engine, model_facts
+from fkv.events import Sample, Settings
+from fkv.generate import row
+from fkv.lane import LaneRun
+from fkv.stream import seeded_noise
+from fkv.views import encode
+from fkv.wishes import policy_of
+
+ENOUGH = 5
+COLUMNS = (
+    "policy", "FPS end to end", "FPS diffusion", "ms per chunk (p10 to p90)", "faster, end to end (p10 to p90)", "stored", "read",
+    "allocated", "kept",
+)  # fmt: skip
+ABOUT = (
+    "Times in ms, sizes in bytes. Spreads are median, 10th and 90th percentile over n chunks; 'interval' is the 95 % bootstrap interval "
+    "of the median. 'faster' is the first policy's time over this one's, paired chunk by chunk. End to end includes decoding and JPEG "
+    "encoding, diffusion does not. Chunks count from 0."
+)
+
+
+def split_policies(text: str) -> list[str]:
+    """Spellings in a list whose commas also separate parameters: a comma ends a policy where the name of one follows."""
+    names = "|".join(sorted(map(re.escape, policies.discover()), key=len, reverse=True))
+    parts = re.split(rf",(?=\s*(?:{names})\s*(?::|,|$))", text)
+    return [part.strip() for part in parts if part.strip()]
+
+
+def chosen(engine: Engine, spellings: Sequence[str], settings: Settings) -> list[Policy]:
+    """The policies to compare. Raises ValueError if one is given twice or cannot run."""
+    found = [policy_of(engine, Settings(left=spelling, threshold=settings.threshold), "A") for spelling in spellings]
+    if not found:
+        raise ValueError("0 policies cannot be compared; name one or more, for instance full:21,forcing-kv")
+    for place, policy in enumerate(found):
+        if policy in found[:place]:
+            raise ValueError(f"policy {spellings[place]!r} is given twice; name each once")
+    return found
+
+
+def run(
+    engine: Engine,
+    spellings: Sequence[str],
+    settings: Settings,
+    tick: Callable[[int], object] = lambda chunk: None,
+    stop: Callable[[], bool] = lambda: False,
+) -> dict[str, Any]:
+    """Generates `settings.chunks` chunks under every policy and gives the report; `stop` is asked after every chunk.
+
+    Raises ValueError for policies or a prompt that cannot run, and if fewer than one chunk is left once warm-up is dropped.
+    """
+    kinds = chosen(engine, spellings, settings)
+    text = engine.text.encode(settings.prompt, settings.seed).embedding
+    noise = seeded_noise(settings.seed, engine.spec, 1, engine.device, engine.dtype)
+    with engine.lock:
+        lanes = [LaneRun("A", engine, text, policy, noise, encode) for policy in kinds]
+    samples: list[list[Sample]] = [[] for _ in lanes]
+    for chunk in range(settings.chunks):
+        for turn in range(len(lanes)):
+            place = (chunk + turn) % len(lanes)
+            with engine.lock:
+                frames = lanes[place].step()
+                samples[place].append(lanes[place].sample(frames, 0.0))
+        tick(chunk)
+        if stop():
+            break
+    return report(engine, settings, kinds, list(zip(*samples)))
+
+
+def report(engine: Engine, settings: Settings, kinds: Sequence[Policy], rows: Sequence[Sequence[Sample]]) -> dict[str, Any]:
+    """Rows of one sample per policy, one row per chunk, as medians, pairs and the measurements themselves."""
+    counted = [samples for samples in rows if not any(sample.warmup for sample in samples)]
+    if not counted:
+        needed = engine.spec.window // engine.spec.chunk + ENOUGH
+        raise ValueError(f"{len(rows)} chunks are all warm-up while caches fill; use --chunks {needed} or more")
+    return {
+        "about": ABOUT,
+        "interrupted": len(rows) < settings.chunks,
+        "environment": machine.environment(engine),
+        "model": asdict(model_facts(engine)),
+        "prompt": settings.prompt,
+        "seed": settings.seed,
+        "chunks": len(rows),
+        "counted": [samples[0].chunk for samples in counted],
+        "policies": [figures(policy, place, counted) for place, policy in enumerate(kinds)],
+        "samples": [{**row(sample), "lane": place} for samples in rows for place, sample in enumerate(samples)],
+    }
+
+
+def figures(policy: Policy, place: int, counted: Sequence[Sequence[Sample]]) -> dict[str, Any]:
+    """One policy's medians, bytes after the last chunk, and how it compares with the first policy."""
+    own, first = [samples[place] for samples in counted], [samples[0] for samples in counted]
+    times: dict[str, Callable[[Sample], float]] = {
+        "end_to_end": lambda sample: sample.ms.end_to_end,
+        "diffusion": lambda sample: sample.ms.diffusion,
+        "noisy": lambda sample: sum(sample.ms.noisy),
+        "clean": lambda sample: sample.ms.clean,
+        "decode": lambda sample: sample.ms.decode,
+        "encode": lambda sample: sample.ms.encode,
+    }
+    last, base = own[-1], first[-1]
+    return {
+        "policy": policies.spelling(policy),
+        "label": policies.label(policy),
+        "ms": {name: asdict(meter.spread([time(sample) for sample in own])) for name, time in times.items()},
+        "fps_end_to_end": asdict(meter.spread([sample.fps_end_to_end for sample in own])),
+        "fps_diffusion": asdict(meter.spread([sample.fps_diffusion for sample in own])),
+        "past_frames": last.past,
+        "bytes": {"stored": last.bytes_stored, "read": last.bytes_read, "allocated": last.bytes_allocated, "expected": last.bytes_expected},
+        "kept": last.bytes_stored / base.bytes_stored if base.bytes_stored else None,
+        "faster": {
+            name: faster([times[name](sample) for sample in first], [times[name](sample) for sample in own])
+            for name in ("end_to_end", "diffusion")
+        },
+        "memory_growth_bytes": last.memory_bytes - own[0].memory_bytes,
+    }
+
+
+def faster(first: Sequence[float], own: Sequence[float]) -> dict[str, Any]:
+    """How many times faster `own` is, paired."""
+    ratios = [a / b for a, b in zip(first, own)]
+    return {**asdict(meter.spread(ratios)), "interval": list(meter.interval(ratios))}
+
+
+def table(found: dict[str, Any]) -> str:
+    """The report as a Markdown table with a line that says where it was measured."""
+    lines = [
+        f"| {' | '.join(COLUMNS)} |",
+        "|---" * len(COLUMNS) + "|",
+    ]
+    for entry in found["policies"]:
+        ms, speed, size = entry["ms"]["end_to_end"], entry["faster"]["end_to_end"], entry["bytes"]
+        kept = "-" if entry["kept"] is None else f"{100 * entry['kept']:.0f} %"
+        cells = [
+            f"`{entry['policy']}`",
+            f"{entry['fps_end_to_end']['median']:.1f}",
+            f"{entry['fps_diffusion']['median']:.1f}",
+            f"{ms['median']:.0f} ({ms['low']:.0f} to {ms['high']:.0f})",
+            f"{speed['median']:.2f}x ({speed['low']:.2f} to {speed['high']:.2f})",
+            *(f"{size[name] / 1e6:.2f} MB" for name in ("stored", "read", "allocated")),
+            kept,
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    where = found["environment"]
+    device = f"{where['cpu']}, {where['threads']} threads" if where["device"] == "cpu" else where["device"]
+    counted = f"{len(found['counted'])} of {found['chunks']} chunks counted"
+    return "\n".join(
+        [*lines, "", f"{found['model']['title']}, {where['dtype']}, {device}, torch {where['torch']}, {counted}, commit {where['commit']}."]
+    )
+
+
+def sentences(found: dict[str, Any]) -> str:
+    """The report in a line per policy."""
+    lines = []
+    for entry in found["policies"]:
+        speed, size = entry["faster"]["end_to_end"], entry["bytes"]["stored"] / 1e6
+        ratio = f"{speed['median']:.2f}x ({speed['low']:.2f} to {speed['high']:.2f})"
+        lines.append(f"{entry['policy']}: {entry['fps_end_to_end']['median']:.1f} FPS end to end, {ratio}, {size:.2f} MB stored")
+    return "\n".join(
+        [*lines, f"{len(found['counted'])} of {found['chunks']} chunks counted; ratios are paired with {found['policies'][0]['policy']}"]
+    )
