@@ -126,6 +126,7 @@ def parser() -> Parser:
     bench.add_argument("--json", type=output, help="every measurement and the figures, with device, versions and commit")
     bench.add_argument("--markdown", action="store_true", help="print the figures as a Markdown table")
 
+    add("figures", "write the README's table of figures from the measurement files in assets")
     add("doctor", "say what is installed, what the machine offers and what will run")
     train = commands.add_parser("train", help="train the pocket model (train --help says how)", add_help=False)
     train.add_argument("rest", nargs=argparse.REMAINDER)
@@ -200,6 +201,13 @@ def run_doctor(_: argparse.Namespace) -> int:
     return report()
 
 
+def run_figures(_: argparse.Namespace) -> int:
+    from fkv import figures
+
+    print("README.md: table of figures renewed" if figures.write() else "README.md: table of figures is as the files say")
+    return 0
+
+
 def main(argv: list[str] | None = None) -> int:
     """Runs one command and gives its exit status."""
     argv = sys.argv[1:] if argv is None else argv
@@ -208,7 +216,7 @@ def main(argv: list[str] | None = None) -> int:
 
         return train(argv[1:])
     arguments = parser().parse_args(argv)
-    commands = {"generate": run_generate, "bench": run_bench, "profile": run_profile, "doctor": run_doctor}
+    commands = {"generate": run_generate, "bench": run_bench, "profile": run_profile, "figures": run_figures, "doctor": run_doctor}
     try:
         return commands[arguments.command](arguments)
     except (ValueError, OSError) as error:

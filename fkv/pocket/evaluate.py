@@ -7,8 +7,6 @@ prompts with the standard error beside it; policies are compared on the same pro
 from __future__ import annotations
 
 import json
-import platform
-import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -19,6 +17,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
+from fkv import machine
 from fkv.cache import Policy
 from fkv.engine import Engine, load
 from fkv.heads import HeadProfile, measure
@@ -175,25 +174,6 @@ def sheet(rows: dict[str, np.ndarray], path: Path) -> None:
     Image.fromarray(picture).save(path, optimize=True)
 
 
-def machine() -> dict[str, Any]:
-    """What the report was made on."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {
-        "processor": names[0] if names else platform.processor(),
-        "cores": len(names),
-        "gpu": gpu,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-    }
-
-
-def commit() -> str:
-    done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent, check=False)
-    return done.stdout.strip() or "unknown"
-
-
 def training_log(work: Path, name: str) -> list[dict[str, Any]]:
     path = work / f"{name}.jsonl"
     return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
@@ -220,8 +200,8 @@ def write_report(
     )
     report = {
         "model": {**asdict(engine.spec.net), "parameters": engine.parameters, "schedule": asdict(engine.spec.schedule)},
-        "commit": commit(),
-        "machine": machine(),
+        "commit": machine.commit(),
+        "machine": machine.environment(engine),
         "training": training,
         "codec": {"psnr_db": round(codec_psnr(engine.codec, CodecRecipe().seed)[0], 2)},  # type: ignore[arg-type]
         "heads": heads_summary(profile),

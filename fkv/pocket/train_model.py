@@ -54,7 +54,7 @@ class ModelRecipe:
     matrix_rate: float = 5e-3
     rate: float = 3e-3
     weight_decay: float = 0.01
-    average: float = 0.998
+    average: float = 0.995
     object_weight: float = 6.0
     disturb: float = 0.15
     own: float = 0.5

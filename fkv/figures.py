@@ -1,0 +1,106 @@
+"""The README's table of figures, made from the measurement files in `assets`; a figure nobody has measured is an empty cell."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+BEGIN, END = "<!-- figures: written by `python -m fkv figures` -->", "<!-- end of figures -->"
+REPORT = "`python -m fkv train report`"
+Row = tuple[str, str, str, str]
+
+
+def table(root: Path = ROOT) -> str:
+    """Markdown of every figure with the command that made it and the machine it was made on."""
+    rows = [*_pocket(_read(root / "assets/pocket/report.json")), *_benchmarks(sorted((root / "assets/benchmarks").glob("*.json")))]
+    lines = ["| what | figure | command | machine |", "|---|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows)]
+    return "\n".join(lines)
+
+
+def write(root: Path = ROOT) -> bool:
+    """Put the table into README.md between its two marks; tells whether the file changed. Raises ValueError if the marks are missing."""
+    path = root / "README.md"
+    text = path.read_text()
+    fresh = replaced(text, table(root))
+    if fresh != text:
+        path.write_text(fresh)
+    return fresh != text
+
+
+def replaced(text: str, table: str) -> str:
+    """README text with the table between its marks."""
+    if BEGIN not in text or END not in text:
+        raise ValueError(f"README.md lacks the marks {BEGIN!r} and {END!r}; put them where the table belongs")
+    before, rest = text.split(BEGIN, 1)
+    return f"{before}{BEGIN}\n\n{table}\n\n{END}{rest.split(END, 1)[1]}"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def _pocket(report: dict[str, Any]) -> list[Row]:
+    if not report:
+        return []
+    where, worlds, heads, long = report["machine"], report["worlds"], report["heads"], report["long"]
+    machine = _machine(where)
+    frames = report["clip_frames"]
+    full, held = worlds["full"], worlds["full"]["clips"]
+    found: list[tuple[str, str]] = [
+        ("codec, held-out PSNR in stream", f"{report['codec']['psnr_db']:.1f} dB"),
+        (f"full cache, {held} held-out prompts, {frames} pixel frames: colour and shape of an object right", _share(full, "objects_right")),
+        ("the same: objects kept in view, share of frames", _share(full, "kept")),
+        ("the same: theme right", _share(full, "theme_right")),
+        ("the same: motion right", _share(full, "motion_right")),
+    ]
+    gaps = worlds["differences to full, in points"]
+    for name, metrics in gaps.items():
+        what = f"{name} less full cache, same prompts (n = {worlds[name]['clips']}): kept; shape right"
+        found.append((what, f"{_gap(metrics, 'kept')}; {_gap(metrics, 'shape_right')}"))
+    for name in (name for name in ("full", "window", "forcing-kv") if name in long):
+        what = f"{long['latent_frames']} latent frames, {name} (n = {long[name]['clips']}): kept; drift of sharpness; of saturation"
+        cells = (_share(long[name], "kept"), _share(long[name], "sharpness_drift"), _share(long[name], "saturation_drift"))
+        found.append((what, "; ".join(cells)))
+    stable = heads["stability"].get("prompts")
+    found += [
+        ("heads with a score of 0.8 or more", f"{100 * heads['static_at_0.8']:.0f} %"),
+        (f"static heads as shipped ({heads['rule']})", f"{100 * heads['static']:.0f} %"),
+        ("head scores, correlation of two halves of the prompts", "" if stable is None else f"{stable:.3f}"),
+    ]
+    return [(what, figure, REPORT, machine) for what, figure in found]
+
+
+def _machine(where: dict[str, Any]) -> str:
+    return f"{where['cpu']}, {where['threads']} threads" if where["device"] == "cpu" else where["device"]
+
+
+def _share(metrics: dict[str, Any], name: str) -> str:
+    value = metrics.get(name)
+    if value is None:
+        return ""
+    return f"{100 * value['mean']:.1f} %" + ("" if value["error"] is None else f" ± {100 * value['error']:.1f}")
+
+
+def _gap(metrics: dict[str, Any], name: str) -> str:
+    value = metrics.get(name)
+    return "" if value is None else f"{value['mean']:+.1f} points ({value['low']:+.1f} to {value['high']:+.1f})"
+
+
+def _benchmarks(paths: list[Path]) -> list[Row]:
+    rows: list[Row] = []
+    for path in paths:
+        found = _read(path)
+        where = found["environment"]
+        machine = _machine(where)
+        names = ",".join(entry["policy"] for entry in found["policies"])
+        command = f"`python -m fkv bench --model {found['model']['name']} --policies {names} --chunks {found['chunks']}`"
+        for entry in found["policies"]:
+            speed, fps = entry["faster"]["end_to_end"], entry["fps_end_to_end"]
+            figure = (
+                f"{fps['median']:.1f} FPS end to end, {entry['fps_diffusion']['median']:.1f} diffusion; {speed['median']:.2f}x "
+                f"({speed['low']:.2f} to {speed['high']:.2f}); {entry['bytes']['stored'] / 1e6:.2f} MB stored"
+            )
+            rows.append((f"{found['model']['title']}, {entry['label']}, one stream each in turn", figure, command, machine))
+    return rows

@@ -1,0 +1,38 @@
+"""The README says what is measured, and the repository can be pushed as it is."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from fkv import figures
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_table_of_figures_is_the_one_the_files_give() -> None:
+    assert figures.replaced(README, figures.table()) == README, "run `python -m fkv figures`"
+
+
+def test_a_readme_without_marks_is_refused() -> None:
+    with pytest.raises(ValueError, match="lacks the marks"):
+        figures.replaced("no marks", "table")
+
+
+def test_figures_nobody_measured_are_left_out(tmp_path: Path) -> None:
+    assert len(figures.table(tmp_path).splitlines()) == 2
+
+
+def test_the_readme_carries_the_front_matter_of_a_space() -> None:
+    matter = README.split("---")[1]
+    for line in ("sdk: gradio", 'python_version: "3.12"', "app_file: app.py"):
+        assert line in matter
+
+
+def test_no_file_is_too_large_for_a_space() -> None:
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    sizes = {name: (ROOT / name).stat().st_size for name in listed.split("\0") if name and (ROOT / name).exists()}
+    assert {name: size for name, size in sizes.items() if size > 9_500_000} == {}
