@@ -41,7 +41,7 @@ class Session:
         self._guard, self._wake, self._stopped = threading.Lock(), threading.Event(), threading.Event()
         self._received: dict[str, Notice] = {}
         self._waiting: dict[str, Notice] = {}
-        self._chunk = 0
+        self._begun, self._chunk = False, 0
         self._lanes: dict[Lane, LaneRun] = {}
         self._pairs, self._governor = Pairs(), Governor()
         self._prompt = engine.text.encode(settings.prompt, settings.seed)
@@ -74,8 +74,9 @@ class Session:
 
     def events(self) -> Iterator[Event]:
         """Start, then for each chunk Frames, Sample and Residency of each lane, sometimes Maps, and a Verdict; Notices between; Done."""
-        if self._lanes:
+        if self._begun:
             raise RuntimeError("this session has already begun; make another one")
+        self._begun = True
         try:
             yield Start(self.run, model_facts(self.engine), profile_facts(self.engine), self._settings)
             yield from (Notice("info", None, 0, note) for note in self._prompt.notes)

@@ -174,6 +174,15 @@ def test_bench_interleaves_pairs_and_prints_what_it_wrote(
     assert table.count("\n|") == 3
 
 
+def test_profile_scores_every_head_and_writes_what_forcing_kv_reads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "heads.json"
+    assert main(f"profile --prompts 2 --json {path}".split()) == 0
+    profile = HeadProfile.from_json(path.read_text(), SPEC.geometry)
+    assert profile.scores is not None
+    assert all(0 <= score <= 1 for line in profile.scores for score in line)
+    assert profile.rule in capsys.readouterr().out
+
+
 def test_doctor_names_what_is_missing(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, small: engine.Engine) -> None:
     monkeypatch.setattr(engine, "load", lambda spec: small)
     assert main(["doctor"]) == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -196,6 +197,21 @@ def test_two_interleaved_sessions_equal_two_sequential_ones(small: engine.Engine
     assert pictures(mixed[0]) == pictures(alone[0])
     assert pictures(mixed[1]) == pictures(alone[1])
     assert pictures(alone[0]) != pictures(alone[1])
+
+
+def test_sessions_in_threads_of_their_own_do_not_meet(small: engine.Engine) -> None:
+    two = [replace(SETTINGS, chunks=3), replace(SETTINGS, chunks=3, prompt=OTHER, seed=8)]
+    alone = [pictures(list(Session(small, settings).events())) for settings in two]
+    with ThreadPoolExecutor(2) as pool:
+        together = list(pool.map(lambda settings: pictures(list(Session(small, settings).events())), two))
+    assert together == alone
+
+
+def test_a_session_begins_once(small: engine.Engine) -> None:
+    session = Session(small, replace(SETTINGS, chunks=1))
+    list(session.events())
+    with pytest.raises(RuntimeError, match="already begun"):
+        next(session.events())
 
 
 def test_a_changed_policy_takes_effect_at_the_next_chunk_and_says_so_twice(small: engine.Engine) -> None:
