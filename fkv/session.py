@@ -121,30 +121,33 @@ class Session:
 
     def _apply(self, settings: Settings) -> Iterator[Notice]:
         """Brings the lanes to `settings`; what cannot be done is said and left as it was."""
-        text, spent = None, 0.0
-        if settings.prompt != self._asked_prompt:
+        text, spent, reworded = None, 0.0, settings.prompt != self._asked_prompt
+        if reworded or settings.seed != self._seed:
+            began, words = time.perf_counter(), settings.prompt if reworded else self._prompt.text
             self._asked_prompt = settings.prompt
-            began = time.perf_counter()
             try:
-                prompt = self.engine.text.encode(settings.prompt, settings.seed)
+                prompt = self.engine.text.encode(words, settings.seed)
             except ValueError as error:
                 self._waiting.pop("prompt", None)
                 yield Notice("error", None, self._chunk, f"{sentence(error)} The earlier prompt goes on.")
             else:
-                self._prompt, text, spent = prompt, prompt.embedding, 1000 * (time.perf_counter() - began)
-                yield from (Notice("info", None, self._chunk, note) for note in prompt.notes)
+                spent = 1000 * (time.perf_counter() - began)
+                text = None if torch.equal(prompt.embedding, self._prompt.embedding) else prompt.embedding
+                self._prompt = prompt
+                yield from (Notice("info", None, self._chunk, note) for note in prompt.notes if reworded)
         if settings.seed != self._seed:
             self._seed = settings.seed
             self._waiting.pop("seed", None)
             yield Notice("parameter", None, self._chunk, f"New noise from seed {settings.seed}, in both lanes.", "applied")
         for lane in list(self._lanes):
-            yield from self._apply_to(lane, settings, text, spent)
+            yield from self._apply_to(lane, settings, text, spent, "prompt" if reworded else "seed")
         for key, notice in self._waiting.items():
-            if key != "prompt" or text is None:
-                yield replace(notice, chunk=self._chunk, text="Back to what was running; nothing to re-cache.", state="applied")
+            if key in self._lanes or (key == "prompt" and text is None) or key == "seed":
+                same = "That is what was already running; nothing to re-cache."
+                yield replace(notice, chunk=self._chunk, text=same, state="applied")
         self._waiting = {}
 
-    def _apply_to(self, lane: Lane, settings: Settings, text: Tensor | None, spent: float) -> Iterator[Notice]:
+    def _apply_to(self, lane: Lane, settings: Settings, text: Tensor | None, spent: float, cause: str) -> Iterator[Notice]:
         run, policy = self._lanes[lane], None
         if wish(settings, lane) != self._asked[lane]:
             self._asked[lane] = wish(settings, lane)
@@ -167,7 +170,8 @@ class Session:
         self._pairs.restart()
         if text is not None:
             run.watch.laps["text"] = [spent, *run.watch.laps.get("text", [])]
-            yield Notice("prompt", lane, self._chunk, f"Lane {lane} follows the new prompt; {cost(run, ms)}.", "applied", ms)
+            kind = "prompt" if cause == "prompt" else "parameter"
+            yield Notice(kind, lane, self._chunk, f"Lane {lane} follows the new {cause}; {cost(run, ms)}.", "applied", ms)
         if policy is not None:
             asked = self._waiting.pop(lane, None)
             kind = asked.kind if asked else "policy" if policy.name != before.name else "parameter"

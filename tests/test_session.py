@@ -277,6 +277,17 @@ def test_another_seed_draws_other_noise_from_the_next_chunk(small: engine.Engine
     assert first.chunk == 0
     assert pictures(rest)[0] != pictures(run(small))[2]
     assert any(notice.state == "applied" and "seed 99" in notice.text for notice in of(Notice, rest))
+    assert pictures(rest)[-1] != pictures(run(small))[-1]
+
+
+def test_a_prompt_that_means_the_same_changes_nothing(small: engine.Engine) -> None:
+    session = Session(small, SETTINGS)
+    events = session.events()
+    head = [next(events)]
+    session.change(prompt="over green hills, a red ball is bouncing")
+    tail = list(events)
+    assert pictures(head + tail) == pictures(run(small))
+    assert [(notice.kind, notice.state) for notice in of(Notice, tail)] == [("prompt", "received"), ("prompt", "applied")]
 
 
 @pytest.mark.parametrize(
