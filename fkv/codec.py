@@ -150,7 +150,7 @@ def load_pocket(directory: Path, device: torch.device | str = "cpu", dtype: torc
     if problems.missing_keys or problems.unexpected_keys:
         wrong = (problems.missing_keys + problems.unexpected_keys)[0]
         raise ValueError(f"{path} does not fit this version: first differing tensor {wrong!r}; restore it from the repository")
-    return codec.to(device, dtype).eval()
+    return codec.to(device, dtype, memory_format=torch.channels_last).eval()
 
 
 def pocket_random(seed: int = 0) -> PocketCodec:
