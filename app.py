@@ -46,7 +46,7 @@ def main(given: Sequence[str] | None = None) -> None:
     page = build(backend, examples=EXAMPLES, seats=chosen.seats, chunks=chosen.chunks, model=chosen.model)
     page.shelf.want(chosen.model)
     place = {"server_name": chosen.host, "server_port": chosen.port, "root_path": chosen.root_path}
-    page.blocks.launch(**place, share=chosen.share, inbrowser=chosen.open, **page.options)
+    page.blocks.launch(share=chosen.share, inbrowser=chosen.open, **place, **page.options)
 
 
 if __name__ == "__main__":

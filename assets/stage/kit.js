@@ -25,7 +25,26 @@ function glyph(kind) {
 function palette(root) {
   const style = getComputedStyle(root);
   const colour = (name) => style.getPropertyValue(`--${name}`).trim();
-  const names = ["ink", "ink-2", "ink-3", "grid", "line", "line-2", "card", "sunk", "a", "b", "b-soft", "static", "dynamic", "sink", "probe", "middle", "last", "current"];
+  const names = [
+    "ink",
+    "ink-2",
+    "ink-3",
+    "grid",
+    "line",
+    "line-2",
+    "card",
+    "sunk",
+    "a",
+    "b",
+    "b-soft",
+    "static",
+    "dynamic",
+    "sink",
+    "probe",
+    "middle",
+    "last",
+    "current",
+  ];
   return Object.fromEntries(names.map((name) => [name, colour(name)]));
 }
 
@@ -35,19 +54,29 @@ function rgb(hex) {
 }
 
 function mix(from, to, share) {
-  const a = rgb(from), b = rgb(to);
+  const a = rgb(from),
+    b = rgb(to);
   return `rgb(${a.map((x, i) => Math.round(x + (b[i] - x) * share)).join(",")})`;
 }
 
 function contrast(colour) {
-  const [r, g, b] = colour.match(/\d+/g).map((x) => { const c = x / 255; return c <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4; });
+  const [r, g, b] = colour.match(/\d+/g).map((x) => {
+    const c = x / 255;
+    return c <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4;
+  });
   return 0.2126 * r + 0.7152 * g + 0.0722 * b > 0.19 ? "#11161d" : "#ffffff";
 }
 
 function sharp(canvas) {
-  const ratio = window.devicePixelRatio || 1, width = canvas.clientWidth, height = canvas.clientHeight;
-  const wide = Math.round(width * ratio), high = Math.round(height * ratio);
-  if (canvas.width !== wide || canvas.height !== high) { canvas.width = wide; canvas.height = high; }
+  const ratio = window.devicePixelRatio || 1,
+    width = canvas.clientWidth,
+    height = canvas.clientHeight;
+  const wide = Math.round(width * ratio),
+    high = Math.round(height * ratio);
+  if (canvas.width !== wide || canvas.height !== high) {
+    canvas.width = wide;
+    canvas.height = high;
+  }
   const pen = canvas.getContext("2d");
   pen.setTransform(ratio, 0, 0, ratio, 0, 0);
   pen.clearRect(0, 0, width, height);
@@ -55,7 +84,8 @@ function sharp(canvas) {
 }
 
 function niceStep(top, most) {
-  const rough = top / most, power = 10 ** Math.floor(Math.log10(rough));
+  const rough = top / most,
+    power = 10 ** Math.floor(Math.log10(rough));
   return [1, 2, 2.5, 5, 10].map((m) => m * power).find((step) => step >= rough * 0.999);
 }
 
@@ -69,6 +99,9 @@ function choice(root, name, choose) {
     for (const button of group.querySelectorAll("button")) button.setAttribute("aria-pressed", String(button.dataset.value === value));
     choose(value);
   };
-  group.addEventListener("click", (event) => { const button = event.target.closest("button"); if (button) set(button.dataset.value); });
+  group.addEventListener("click", (event) => {
+    const button = event.target.closest("button");
+    if (button) set(button.dataset.value);
+  });
   return set;
 }

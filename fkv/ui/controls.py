@@ -11,6 +11,7 @@ import gradio as gr
 from fkv.cache import Policy
 from fkv.policies import label, parse
 
+Control = gr.Slider | gr.Number | gr.Radio
 SLIDER = 64  # integer ranges up to this get a slider, wider ones a number
 
 
@@ -22,10 +23,10 @@ class LanePicker:
     choice: gr.Dropdown
     fold: gr.Accordion
     groups: dict[str, gr.Column]
-    controls: dict[tuple[str, str], gr.components.Component]
+    controls: dict[tuple[str, str], Control]
 
     @property
-    def inputs(self) -> list[gr.components.Component]:
+    def inputs(self) -> list[Control | gr.Dropdown]:
         return [self.choice, *self.controls.values()]
 
     def policy(self, values: Sequence[Any], known: Mapping[str, type[Policy]]) -> Policy:
@@ -78,7 +79,7 @@ def picker(lane: str, initial: str, known: Mapping[str, type[Policy]]) -> LanePi
         filterable=False,
     )
     groups: dict[str, gr.Column] = {}
-    controls: dict[tuple[str, str], gr.components.Component] = {}
+    controls: dict[tuple[str, str], Control] = {}
     with gr.Accordion(caption(start), open=False, elem_id=f"fold-{lane.lower()}", elem_classes=["fold"]) as fold:
         for name, kind in known.items():
             with gr.Column(visible=name == start.name, elem_classes=["parameters"]) as groups[name]:
@@ -89,7 +90,7 @@ def picker(lane: str, initial: str, known: Mapping[str, type[Policy]]) -> LanePi
     return LanePicker(lane, choice, fold, groups, controls)
 
 
-def control(about: Mapping[str, Any], value: Any) -> gr.components.Component:
+def control(about: Mapping[str, Any], value: Any) -> Control:
     """A choice, a slider or a number, by what the field's metadata says."""
     words = {"label": about.get("label"), "info": about.get("help"), "interactive": True}
     if about.get("choices"):

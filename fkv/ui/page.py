@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 
@@ -28,7 +29,7 @@ class Page:
     visitors: Visitors
     lobby: Lobby
     shelf: Shelf
-    options: dict[str, object] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def build(
         widgets = _layout(defaults, examples, model)
         wiring.connect(blocks, widgets, wiring.House(visitors, lobby, shelf, backend, defaults))
         downloads.connect(widgets, visitors)
-    options: dict[str, object] = {"theme": theme(), "head": head(), "footer_links": [], "run_history": False}
+    options = {"theme": theme(), "head": head(), "footer_links": [], "run_history": False}
     return Page(blocks, visitors, lobby, shelf, options)
 
 

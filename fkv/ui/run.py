@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import TimeoutError as NotYet
 from typing import TYPE_CHECKING
 
@@ -71,7 +71,9 @@ class Pacer:
         return max(0.0, self.level / self.fps - self.lead)
 
 
-def play(visitor: Visitor, lobby: Lobby, shelf: Shelf, model: str, settings: Settings, opening: Callable[..., Session]) -> Iterator[str]:
+def play(
+    visitor: Visitor, lobby: Lobby, shelf: Shelf, model: str, settings: Settings, opening: Callable[..., Session]
+) -> Generator[str, None, None]:
     """JSON strings for the stage until the run ends, is replaced, or the page is closed; then the seat is free and the session stopped."""
     run = visitor.begin(time.monotonic())
     if run is None:

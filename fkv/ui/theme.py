@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import gradio as gr
+from gradio.themes import Base
 
 STAGE = Path(__file__).resolve().parents[2] / "assets" / "stage"
-SCRIPTS = ("kit", "player", "charts", "heads", "timeline", "film", "stage")
+SCRIPTS = ("kit", "player", "charts", "heads", "timeline", "film", "board", "stage")
 SHEETS = ("tokens", "page", "stage", "heads")
 SANS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "Liberation Sans", "sans-serif"]
 ON_LOAD = """
@@ -30,9 +30,9 @@ def head() -> str:
     return f'<meta name="color-scheme" content="light dark">\n<style>{styles}</style>\n<script>{scope}</script>'
 
 
-def theme() -> gr.themes.Base:
+def theme() -> Base:
     """Gradio's base theme with every colour taken from the tokens, so light and dark follow them."""
-    made = gr.themes.Base(font=SANS, font_mono=["ui-monospace", "Menlo", "Consolas", "monospace"])
+    made = Base(font=SANS, font_mono=["ui-monospace", "Menlo", "Consolas", "monospace"])
     colours = {
         "body_background_fill": "var(--page)",
         "background_fill_primary": "var(--card)",

@@ -24,7 +24,7 @@ from fkv.wishes import policy_of
 if TYPE_CHECKING:
     from fkv.ui.page import Widgets
 
-QUIET = {"queue": False, "show_progress": "hidden", "trigger_mode": "multiple", "api_visibility": "private"}
+QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "trigger_mode": "multiple", "api_visibility": "private"}
 LINE = 30  # visitors that may wait for a seat
 TOGGLE_THEME = "() => { document.body.classList.toggle('dark'); }"
 

@@ -1,0 +1,252 @@
+"""The page without a browser: entry, seats, one run's messages, controls from metadata, downloads in bounds."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Generator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from stand_in import StandInEngine, StandInSession
+
+import app
+from fkv.events import Settings
+from fkv.policies import discover, parse, spelling
+from fkv.ui import run
+from fkv.ui.controls import cast, picker
+from fkv.ui.recording import Recording
+from fkv.ui.shelf import Shelf
+from fkv.ui.theme import SCRIPTS, SHEETS, STAGE, head
+from fkv.ui.visitors import DOUBLE_CLICK, Lobby, Visitor, Visitors
+from fkv.video import write_video
+from fkv.views import encode
+
+HOUSE = Path(__file__).parent.parent
+SETTINGS = Settings(prompt="a red ball bouncing", chunks=4)
+ENDLESS = replace(SETTINGS, chunks=0)
+
+
+def session(settings: Settings = SETTINGS, engine: StandInEngine | None = None) -> StandInSession:
+    made = StandInSession(engine or StandInEngine(), settings, encode)
+    made.pause = 0
+    return made
+
+
+def quick(engine: StandInEngine, settings: Settings, encoder: object = None) -> StandInSession:
+    return session(settings, engine)
+
+
+def play(visitor: Visitor, lobby: Lobby, engine: StandInEngine | None = None, settings: Settings = SETTINGS) -> Generator[str, None, None]:
+    made = engine or StandInEngine()
+    shelf = Shelf(lambda _: made)  # type: ignore[arg-type,return-value]
+    return run.play(visitor, lobby, shelf, "pocket", settings, quick)  # type: ignore[arg-type]
+
+
+def told(texts: list[str]) -> list[dict[str, object]]:
+    return [event for text in texts for event in json.loads(text)["events"]]
+
+
+def test_importing_the_entry_starts_nothing_and_loads_no_torch() -> None:
+    code = "import sys, app; assert 'torch' not in sys.modules and 'gradio' not in sys.modules; assert callable(app.main)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=HOUSE)
+
+
+def test_flags_follow_gradios_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRADIO_SERVER_PORT", "7999")
+    monkeypatch.setenv("GRADIO_SERVER_NAME", "0.0.0.0")
+    found = app.arguments([])
+    assert (found.port, found.host, found.model) == (7999, "0.0.0.0", "pocket")
+    assert app.arguments(["--port", "80"]).port == 80
+
+
+@pytest.mark.parametrize("given", [["--port", "0"], ["--seats", "0"], ["--chunks", "-1"], ["--model", "sora"]])
+def test_a_wrong_flag_is_refused_with_status_2(given: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        app.arguments(given)
+    assert ended.value.code == 2
+    assert "error" in capsys.readouterr().err
+
+
+def test_the_page_asks_nobody_else_for_anything() -> None:
+    text = head()
+    assert "http://" not in text
+    assert "https://" not in text
+    assert "@import" not in text
+    assert all((STAGE / f"{name}.js").is_file() for name in SCRIPTS)
+    assert all((STAGE / f"{name}.css").is_file() for name in SHEETS)
+
+
+def test_a_run_begins_with_start_numbers_its_messages_and_frees_its_seat() -> None:
+    lobby, visitor, engine = Lobby(), Visitor("abcdefghij"), StandInEngine()
+    texts = list(play(visitor, lobby, engine))
+    streamed = [json.loads(text) for text in texts if json.loads(text)["run"]]
+    assert [message["seq"] for message in streamed] == list(range(len(streamed)))
+    assert streamed[0]["events"][0]["type"] == "start"
+    assert streamed[-1]["events"][-1]["type"] == "done"
+    assert not lobby.seated
+    assert visitor.session is None
+    assert len(visitor.recording.pairs()) == 4
+    assert (engine.begun, engine.ended) == (1, 1)
+
+
+def test_a_closed_page_ends_the_run_at_its_next_yield() -> None:
+    lobby, visitor, engine = Lobby(), Visitor("a"), StandInEngine()
+    stream = play(visitor, lobby, engine, ENDLESS)
+    while not any(event["type"] == "frames" for event in told([next(stream)])):
+        pass
+    stream.close()
+    assert (engine.begun, engine.ended) == (1, 1)
+    assert not lobby.seated
+
+
+def test_a_double_click_makes_one_run_and_a_later_start_replaces_it() -> None:
+    lobby, visitor, engine = Lobby(), Visitor("a"), StandInEngine()
+
+    first = play(visitor, lobby, engine, ENDLESS)
+    while not any(event["type"] == "frames" for event in told([next(first)])):
+        pass
+    visitor.asked = time.monotonic()
+    assert list(play(visitor, lobby, engine)) == []
+    visitor.asked -= 2 * DOUBLE_CLICK
+    second = play(visitor, lobby, engine)
+    assert any(event["type"] == "start" for event in told(list(second)))
+    assert told(list(first))[-1]["type"] == "done"
+    assert (engine.begun, engine.ended) == (2, 2)
+    assert not lobby.seated
+
+
+def test_the_third_waits_sees_his_place_and_gets_the_next_seat() -> None:
+    lobby = Lobby(seats=2)
+    one, two, three, four = (lobby.ask(name) for name in "abcd")
+    assert [lobby.place(ticket) for ticket in (one, two, three, four)] == [0, 0, 1, 2]
+    lobby.leave("a", one)
+    assert [lobby.place(ticket) for ticket in (two, three, four)] == [0, 0, 1]
+    again = lobby.ask("b")
+    assert lobby.place(again) == 0, "who restarts keeps the seat"
+    lobby.leave("b", two)
+    assert lobby.place(again) == 0, "the old run's end takes nothing from the new one"
+    lobby.leave("c", three)
+    assert lobby.place(four) == 0
+    with pytest.raises(KeyError):
+        lobby.place(one)
+
+
+def test_waiting_is_said_in_a_sentence_and_stop_leaves_the_line() -> None:
+    lobby = Lobby(seats=1)
+    held = lobby.ask("other")
+    visitor = Visitor("a")
+    stream = play(visitor, lobby)
+    assert "You are number 1 in line" in str(told([next(stream)])[0]["text"])
+    visitor.stop()
+    assert list(stream) == []
+    assert not lobby.line
+    lobby.leave("other", held)
+
+
+def test_what_cannot_start_is_said_in_one_sentence() -> None:
+    def broken(name: str) -> StandInEngine:
+        raise FileNotFoundError(f"{name} weights are missing; restore them")
+
+    failed = told(list(run.play(Visitor("a"), Lobby(), Shelf(broken), "pocket", SETTINGS, quick)))[-1]  # type: ignore[arg-type]
+    assert (failed["kind"], failed["text"]) == ("error", "Pocket weights are missing; restore them.")
+    nothing = replace(SETTINGS, prompt="...")
+    refused = told(list(play(Visitor("a"), Lobby(), settings=nothing)))[-1]
+    assert refused["kind"] == "error"
+    assert str(refused["text"]).startswith("The prompt")
+
+
+def test_a_model_is_loaded_once_and_again_after_a_failure() -> None:
+    calls: list[str] = []
+
+    def load(name: str) -> StandInEngine:
+        calls.append(name)
+        if len(calls) == 1:
+            raise OSError("no network")
+        return StandInEngine()
+
+    shelf = Shelf(load)  # type: ignore[arg-type]
+    assert isinstance(shelf.want("x").exception(5), OSError)
+    assert shelf.want("x").result(5) is shelf.want("x").result(5)
+    assert calls == ["x", "x"]
+
+
+def test_visitors_share_nothing_and_leave_nothing() -> None:
+    visitors = Visitors(most=2)
+    a, b = visitors.of("a"), visitors.of("b")
+    assert a is visitors.of("a")
+    assert a.recording is not b.recording
+    folder = a.folder()
+    visitors.leave("a")
+    assert a.gone
+    assert not folder.exists()
+    visitors.of("c"), visitors.of("d")
+    assert len(visitors) == 2
+
+
+def test_a_fast_model_waits_for_the_playback() -> None:
+    now = [0.0]
+    pacer = run.Pacer(24, lead=2.0, clock=lambda: now[0])
+    pacer.sent(24)
+    assert pacer.ahead() == 0
+    pacer.sent(48)
+    assert pacer.ahead() == pytest.approx(1.0)
+    now[0] = 1.0
+    assert pacer.ahead() == 0
+    now[0] = 60.0
+    pacer.sent(12)
+    assert pacer.ahead() == 0, "a pause does not save up time"
+
+
+@pytest.mark.parametrize("name", discover())
+def test_controls_of_every_policy_follow_from_its_fields(name: str) -> None:
+    import gradio as gr
+
+    with gr.Blocks():
+        made = picker("A", name, discover())
+    values = [name, *(control.value for control in made.controls.values())]
+    policy = made.policy(values, discover())
+    assert policy == parse(name)
+    assert {parameter for owner, parameter in made.controls if owner == name} == {item.name for item in policy.parameters()}
+    assert parse(spelling(policy)) == policy
+
+
+def test_an_emptied_or_crooked_field_is_named() -> None:
+    with pytest.raises(ValueError, match="window: recent is empty"):
+        cast("window", "recent", None, int)
+    with pytest.raises(ValueError, match="whole number"):
+        cast("window", "recent", 2.5, int)
+    assert cast("x", "ratio", 1, float) == 1.0
+
+
+def test_a_recording_is_bounded_and_its_report_is_finite_json() -> None:
+    recording = Recording(chunks=3, measurements=10)
+    for event in session(replace(SETTINGS, chunks=8)).events():
+        recording.take(event)
+    assert [chunk for chunk, _, _ in recording.pairs()] == [5, 6, 7]
+    report = json.loads(recording.report())
+    assert report["older_measurements_left_out"] == 8 * 3 - 10
+    assert len(report["samples"]) + len(report["verdicts"]) == 10
+    sample = report["samples"][-1]
+    assert sample["ms"]["end_to_end"] == pytest.approx(sample["ms"]["diffusion"] + sample["ms"]["decode"] + sample["ms"]["encode"])
+    with pytest.raises(ValueError, match="press Start"):
+        Recording().report()
+
+
+def test_a_recording_becomes_a_video_of_both_lanes(tmp_path: Path) -> None:
+    import imageio_ffmpeg
+
+    recording = Recording()
+    for event in session(replace(SETTINGS, chunks=2)).events():
+        recording.take(event)
+    path = tmp_path / "both.mp4"
+    assert write_video(path, recording.frames(), 24) == 24
+    frames, _ = imageio_ffmpeg.count_frames_and_secs(str(path))
+    assert frames == 24
+    first = next(recording.frames())
+    assert first[0].shape == first[1].shape == (80, 128, 3)
+    assert np.any(first[0] != first[1])
