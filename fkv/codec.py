@@ -80,8 +80,8 @@ class PocketCodec(nn.Module):
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("scale", torch.ones(channels))
         for last in (self.look[-1], self.draw[-2]):
-            nn.init.zeros_(last.weight)
-            nn.init.zeros_(last.bias)
+            for parameter in last.parameters():
+                nn.init.zeros_(parameter)
 
     @property
     def device(self) -> torch.device:
@@ -150,7 +150,7 @@ def load_pocket(directory: Path, device: torch.device | str = "cpu", dtype: torc
     if problems.missing_keys or problems.unexpected_keys:
         wrong = (problems.missing_keys + problems.unexpected_keys)[0]
         raise ValueError(f"{path} does not fit this version: first differing tensor {wrong!r}; restore it from the repository")
-    return codec.to(device, dtype, memory_format=torch.channels_last).eval()
+    return codec.to(device, dtype).to(memory_format=torch.channels_last).eval()  # pyright: ignore[reportCallIssue]
 
 
 def pocket_random(seed: int = 0) -> PocketCodec:

@@ -6,6 +6,7 @@ Parameter names are the published ones, so a published state dict loads as it is
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Protocol
 
 import torch
@@ -119,18 +120,24 @@ class CausalWan(nn.Module):
         self.text_embedding = nn.Sequential(nn.Linear(config.text_dim, dim), nn.GELU(approximate="tanh"), nn.Linear(dim, dim))
         self.time_embedding = nn.Sequential(nn.Linear(config.freq_dim, dim), nn.SiLU(), nn.Linear(dim, dim))
         self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.blocks = nn.ModuleList([Block(config) for _ in range(config.layers)])
         self.head = Head(config)
 
     @property
     def dtype(self) -> torch.dtype:
         return self.patch_embedding.weight.dtype
 
+    def layers(self) -> Iterator[Block]:
+        """The blocks, first to last."""
+        for block in self.blocks:
+            assert isinstance(block, Block)
+            yield block
+
     def read_text(self, text: Tensor) -> TextKV:
         """Cross-attention keys and values of every layer for text [b, length, text_dim]; once per prompt. Padding rows are attended, as
         published."""
         context = self.text_embedding(text.to(self.dtype))
-        return [block.cross_attn.keys_values(context) for block in self.blocks]
+        return [block.cross_attn.keys_values(context) for block in self.layers()]
 
     def read_time(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """Time embedding [b, f, D] and its six-fold projection [b, f, 6, D] for timesteps t [b, f] in [0, 1000]."""
@@ -159,8 +166,7 @@ class CausalWan(nn.Module):
         rotation = rope.rotation(rope.grid(start, frames, rows, columns, x.device), self.config.head_dim)
         embedding, time = self.read_time(t)
         tokens = self.patchify(x)
-        for layer, block in enumerate(self.blocks):
-            assert isinstance(block, Block)
+        for layer, block in enumerate(self.layers()):
             shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = block.parts(time)
             inner = block.modulated(tokens, shift, scale)
             q = rope.rotate(block.self_attn.queries(inner), rotation)

@@ -30,7 +30,7 @@ def small_model(seed: int = 0) -> CausalWan:
     model = CausalWan(SMALL.net)
     initialise(model, seed)
     torch.nn.init.normal_(model.head.head.weight, std=0.2)
-    torch.nn.init.normal_(model.time_projection[1].weight, std=0.05)
+    torch.nn.init.normal_(model.time_projection.get_parameter("1.weight"), std=0.05)
     return model.eval()
 
 

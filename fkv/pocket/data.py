@@ -75,5 +75,4 @@ class Stream(IterableDataset[Batch]):
 def loader(seed: int, steps: range, clips: list[int], lengths: list[int], workers: int = 1) -> Iterator[Batch]:
     """Batches in step order, painted ahead by `workers` processes."""
     stream = Stream(seed, steps, clips, lengths)
-    extra = {"prefetch_factor": 4} if workers else {}
-    return iter(DataLoader(stream, batch_size=None, num_workers=workers, **extra))
+    return iter(DataLoader(stream, batch_size=None, num_workers=workers, prefetch_factor=4 if workers else None))

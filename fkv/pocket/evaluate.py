@@ -188,7 +188,12 @@ def write_report(
 
     engine = load(POCKET, device)
     bar = tqdm(desc="heads", mininterval=5)
-    profile = profile_heads(engine, few, lambda done, due: bar.update(done - bar.n))
+
+    def progress(done: int, due: int) -> None:
+        bar.total = due
+        bar.update(done - bar.n)
+
+    profile = profile_heads(engine, few, progress)
     bar.close()
     (out / "heads.json").write_text(profile.to_json())
     worlds, pictures = compare(engine, profile, prompts, few, chunks)

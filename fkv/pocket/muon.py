@@ -45,10 +45,11 @@ class Muon(torch.optim.Optimizer):
             for shape, params in alike.items():
                 updates = []
                 for param in params:
-                    state = self.state[param]
-                    buffer = state.setdefault("momentum", torch.zeros_like(param))
-                    buffer.lerp_(param.grad, 1 - group["momentum"])
-                    updates.append(torch.lerp(param.grad, buffer, group["momentum"]))
+                    grad = param.grad
+                    assert grad is not None
+                    buffer = self.state[param].setdefault("momentum", torch.zeros_like(param))
+                    buffer.lerp_(grad, 1 - group["momentum"])
+                    updates.append(torch.lerp(grad, buffer, group["momentum"]))
                 turned = orthogonal(torch.stack(updates)) * (0.2 * max(shape) ** 0.5 * group["lr"])
                 for param, update in zip(params, turned):
                     param.mul_(1 - group["lr"] * group["weight_decay"]).sub_(update)

@@ -48,6 +48,8 @@ def principal_components(codec: PocketCodec, seed: int, scenes: int = 192) -> No
     values, vectors = torch.linalg.eigh((blocks - mean).T @ (blocks - mean) / len(blocks))
     basis = vectors[:, -codec.channels :].T.flip(0)
     scale = values[-codec.channels :].flip(0).sqrt().clamp_min(1e-3)
+    assert codec.analysis.bias is not None
+    assert codec.synthesis.bias is not None
     with torch.no_grad():
         codec.analysis.weight.copy_((basis / scale[:, None])[:, :, None, None])
         codec.analysis.bias.copy_(-(basis / scale[:, None]) @ mean)
@@ -74,7 +76,7 @@ def train_codec(recipe: CodecRecipe, work: Path, out: Path, device: str) -> floa
     """Run or resume; writes `codec.safetensors` into `out`; returns the held-out PSNR in dB."""
     torch.manual_seed(recipe.seed)
     checkpoint = work / ("decoder.pt" if recipe.decoder_only else "codec.pt")
-    codec = PocketCodec(recipe.channels).to(device, memory_format=torch.channels_last)
+    codec = PocketCodec(recipe.channels).to(device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     if recipe.decoder_only:
         from fkv.codec import load_pocket
 

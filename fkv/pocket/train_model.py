@@ -88,7 +88,7 @@ def initialise(model: CausalWan, seed: int) -> None:
             nn.init.normal_(module.weight, std=module.weight[0].numel() ** -0.5)
             assert module.bias is not None
             nn.init.zeros_(module.bias)
-    nn.init.zeros_(model.time_projection[1].weight)
+    nn.init.zeros_(model.time_projection.get_parameter("1.weight"))
     nn.init.zeros_(model.head.head.weight)
     nn.init.zeros_(model.head.modulation)
     with torch.no_grad():
@@ -96,7 +96,7 @@ def initialise(model: CausalWan, seed: int) -> None:
             assert isinstance(block, Block)
             block.modulation.zero_()
             block.modulation[:, [2, 5]] = 1
-            for matrix in (block.self_attn.o.weight, block.cross_attn.o.weight, block.ffn[2].weight):
+            for matrix in (block.self_attn.o.weight, block.cross_attn.o.weight, block.ffn.get_parameter("2.weight")):
                 matrix.mul_((3 * depth) ** -0.5)
 
 

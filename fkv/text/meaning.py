@@ -72,8 +72,8 @@ class Layout:
 def seeded_layout(parsed: Parsed, seed: int) -> Layout:
     """The layout that a seed gives a prompt."""
     rng = np.random.default_rng((seed, 17))
-    choices = [int(rng.integers(size)) for size in (SUNS, HILLS, LANDMARKS, CLOUDS, WALLS)]
-    return Layout(*choices, tuple((int(rng.integers(PHASES)), int(rng.integers(LANES))) for _ in parsed.objects))
+    sun, hills, landmarks, clouds, wall = (int(rng.integers(size)) for size in (SUNS, HILLS, LANDMARKS, CLOUDS, WALLS))
+    return Layout(sun, hills, landmarks, clouds, wall, tuple((int(rng.integers(PHASES)), int(rng.integers(LANES))) for _ in parsed.objects))
 
 
 def describe(parsed: Parsed) -> str:
