@@ -1,10 +1,6 @@
 // Three live charts on canvas. x is the chunk, never wall time; the last value stands at the line's end with its lane's letter.
 
-const SHOWN = 40,
-  LEFT = 40,
-  RIGHT = 64,
-  TOP = 22,
-  BOTTOM = 22;
+const SHOWN = 40;
 const PHASES = [
   ["noisy", "noisy passes"],
   ["clean", "clean pass"],
@@ -53,8 +49,12 @@ class Charts {
       const canvas = card.querySelector("canvas");
       if (!canvas.clientWidth) continue;
       const { pen, width, height } = sharp(canvas);
-      const last = chunks.at(-1) ?? 12,
-        first = chunks[0] ?? 0;
+      if (!chunks.length) {
+        blank(pen, colours, width, height);
+        continue;
+      }
+      const last = chunks.at(-1),
+        first = chunks[0];
       const plot = {
         pen,
         colours,
@@ -78,35 +78,6 @@ class Charts {
   value(chunk, lane, field) {
     const sample = this.history.get(chunk)?.[lane];
     return sample ? sample[field] : null;
-  }
-
-  frame(plot, top) {
-    const { pen, colours } = plot,
-      step = niceStep(Math.max(top, 1e-9), 4);
-    plot.top = Math.max(step * Math.ceil((top * 1.04) / step), step);
-    plot.y = (value) => plot.y0 - (value / plot.top) * (plot.y0 - plot.y1);
-    pen.font = `11px ${FONT}`;
-    pen.textBaseline = "middle";
-    pen.lineWidth = 1;
-    for (let value = 0; value <= plot.top + step / 2; value += step) {
-      pen.strokeStyle = value ? colours.grid : colours["line-2"];
-      pen.beginPath();
-      pen.moveTo(plot.x0, Math.round(plot.y(value)) + 0.5);
-      pen.lineTo(plot.x1, Math.round(plot.y(value)) + 0.5);
-      pen.stroke();
-      pen.fillStyle = colours["ink-3"];
-      pen.textAlign = "right";
-      pen.fillText(grouped(value), plot.x0 - 8, plot.y(value));
-    }
-    pen.textAlign = "center";
-    const span = plot.last - plot.first,
-      every = [1, 2, 5, 10, 20].find((n) => span / n <= 6) || 20;
-    for (let chunk = plot.first; chunk <= plot.last; chunk++) {
-      const number = chunk + 1,
-        edge = chunk === plot.first;
-      if (edge || (number % every === 0 && plot.x(chunk) - plot.x(plot.first) > 44))
-        pen.fillText(edge ? `chunk ${number}` : `${number}`, Math.max(plot.x(chunk), 28), plot.y0 + 13);
-    }
   }
 
   // Hatches the chunks that medians leave out.
@@ -156,35 +127,8 @@ class Charts {
     return before;
   }
 
-  // Lane letters and last values at the right edge, pushed apart where they would overlap.
-  ends(plot, labels) {
-    const placed = labels.filter(Boolean).sort((a, b) => a.y - b.y),
-      { pen, colours } = plot;
-    if (placed.length === 2 && placed[1].y - placed[0].y < 17) {
-      const middle = (placed[0].y + placed[1].y) / 2;
-      placed[0].y = middle - 8.5;
-      placed[1].y = middle + 8.5;
-    }
-    for (const { lane, y, text } of placed) {
-      const left = plot.x1 + 8;
-      pen.fillStyle = colours[lane.toLowerCase()];
-      pen.beginPath();
-      pen.roundRect(left, y - 7, 14, 14, 3);
-      pen.fill();
-      pen.fillStyle = colours.card;
-      pen.font = `bold 10px ${FONT}`;
-      pen.textAlign = "center";
-      pen.textBaseline = "middle";
-      pen.fillText(lane, left + 7, y + 0.5);
-      pen.fillStyle = colours.ink;
-      pen.font = `bold 11px ${FONT}`;
-      pen.textAlign = "left";
-      pen.fillText(text, left + 18, y + 0.5);
-    }
-  }
-
   speed(plot, card) {
-    this.frame(
+    axes(
       plot,
       Math.max(
         8,
@@ -201,7 +145,7 @@ class Charts {
         sample = this.latest(plot, lane);
       return y === null ? null : { lane, y, text: sample.text.fps };
     });
-    this.ends(plot, labels);
+    ends(plot, labels);
     this.say(card, labels, "frames per second end to end");
   }
 
@@ -212,7 +156,7 @@ class Charts {
     );
     const [scale, unit] = top >= 1e9 ? [1e9, "GB"] : top >= 1e6 ? [1e6, "MB"] : [1e3, "kB"];
     card.querySelector("[data-unit]").textContent = unit;
-    this.frame(plot, plot.chunks.length ? top / scale : 1);
+    axes(plot, plot.chunks.length ? top / scale : 1);
     const labels = LANES.map((lane) => {
       const colour = plot.colours[lane.toLowerCase()],
         style = { step: true, scale, colour };
@@ -223,13 +167,13 @@ class Charts {
         sample = this.latest(plot, lane);
       return y === null ? null : { lane, y, text: grouped(sample.stored / scale) };
     });
-    this.ends(plot, labels);
+    ends(plot, labels);
     this.say(card, labels, `${unit} stored`);
   }
 
   time(plot, card) {
     const total = (sample) => (sample ? PHASES.reduce((sum, [phase]) => sum + sample.phases[phase], 0) : 0);
-    this.frame(plot, Math.max(10, ...plot.chunks.flatMap((c) => LANES.map((lane) => total(this.history.get(c)[lane])))));
+    axes(plot, Math.max(10, ...plot.chunks.flatMap((c) => LANES.map((lane) => total(this.history.get(c)[lane])))));
     const { pen, colours } = plot,
       slot = (plot.x1 - plot.x0) / (plot.last - plot.first + 1),
       wide = Math.max(1.5, Math.min(9, slot * 0.4));
@@ -258,7 +202,7 @@ class Charts {
     });
     const passes = this.latest(plot, "A")?.passes;
     if (passes) this.cards.time.querySelector(".keys li").lastChild.textContent = `${passes} noisy passes`;
-    this.ends(plot, labels);
+    ends(plot, labels);
     this.say(card, labels, "ms per chunk, probe not counted");
   }
 

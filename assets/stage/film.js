@@ -1,4 +1,5 @@
 // Where the chosen head looks and what each lane still remembers, on one frame axis: thumbnails, attention shares, residency, similarity.
+// The cells stay where they are from chunk to chunk; only what they show changes.
 
 const RECENT = 13,
   BAR = 38;
@@ -15,7 +16,6 @@ class Film {
     this.model = model;
     this.shape = "";
     this.opened = false;
-    this.left = undefined;
     this.card.hidden = !model;
   }
 
@@ -27,237 +27,170 @@ class Film {
   // chunk: what is on screen; maps and residency: what was measured for it (or null); pinned: the head and its words.
   draw({ chunk, maps, residency, pinned, running }) {
     if (!this.model || chunk < 0) return;
-    this.left = this.card.querySelector(".scroll")?.scrollLeft ?? this.left;
     const newest = (chunk + 1) * this.model.chunk - 1,
-      columns = this.columns(newest),
-      current = new Set(Array.from({ length: this.model.chunk }, (_, i) => newest - i));
+      columns = this.columns(newest);
     const rows = LANES.flatMap((lane) => (residency[lane]?.kept || []).map((kept) => ({ lane, kept })));
-    const shape = JSON.stringify([
-      columns,
-      rows.map(({ lane, kept }) => [lane, kept.name]),
-      maps && [maps.layer, maps.head],
-      pinned.layer,
-      pinned.head,
-      LANES.some((lane) => residency[lane]?.similarity),
-    ]);
+    const shape = JSON.stringify([Boolean(columns.gap), rows.map(({ lane, kept }) => [lane, kept.name])]);
     if (shape !== this.shape) {
       this.shape = shape;
-      this.build(columns, current, rows, pinned);
+      this.build(columns, rows);
     }
     this.head(pinned, maps, chunk, running);
-    this.pictures(columns, maps);
+    this.pictures(columns, maps, newest - this.model.chunk);
     this.shares(columns, maps);
-    rows.forEach(({ lane, kept }, index) => this.strip(index, lane, kept, columns));
+    rows.forEach(({ lane, kept }, index) => this.strip(this.stows[index], lane, kept, columns));
     this.similar(columns, residency.B?.similarity || residency.A?.similarity);
     this.rest(columns, maps, residency);
     this.open();
   }
 
-  // A narrow card opens at the oldest chosen piece of history, once; then it stays where a person put it.
-  open() {
-    const scroll = this.card.querySelector(".scroll"),
-      piece = scroll.querySelector(".kept.parts, .kept.D");
-    if (this.opened || !piece || scroll.scrollWidth <= scroll.clientWidth) return;
-    this.opened = true;
-    scroll.scrollLeft = piece.offsetLeft - scroll.querySelector(".name").offsetWidth - 8;
+  // One line of the frame axis; gives its element and its cells.
+  line(kind, label, gap, make) {
+    const cells = Array.from({ length: RECENT + 1 }, make),
+      row = [...cells];
+    if (gap) row.splice(1, 0, el("span", { class: "gap", "aria-hidden": "true" }, "⋯"));
+    return { node: el("div", { class: `line ${kind}` }, el("div", { class: "name" }, ...label), ...row), cells };
   }
 
-  cells(columns, make) {
-    return columns.frames.flatMap((frame, index) =>
-      columns.gap && index === 0 ? [make(frame), el("span", { class: "gap", "aria-hidden": "true" }, "⋯")] : [make(frame)],
+  build({ gap }, rows) {
+    const name = (bold, small) => [el("b", {}, ...[bold].flat()), el("span", { "data-text": true }, small)];
+    const bar = (lane) => el("span", { class: `share ${lane.toLowerCase()}` }, el("em"), el("i"));
+    this.shots = this.line("film", name("Key frame", "bright where it looks"), gap, () =>
+      el("div", { class: "shot" }, el("canvas", { width: THUMB[0], height: THUMB[1] }), el("span")),
     );
-  }
-
-  line(name, label, cells, attributes = {}) {
-    return el("div", { class: `line ${name}`, ...attributes }, el("div", { class: "name" }, ...label), ...cells);
-  }
-
-  build(columns, current, rows, pinned) {
-    const frames = this.cells(columns, (frame) =>
-      el(
-        "div",
-        { class: "shot", "data-frame": frame },
-        el("canvas", { width: THUMB[0], height: THUMB[1] }),
-        el("span", { class: current.has(frame) ? "now" : "" }, String(frame)),
-      ),
+    this.pairs = this.line("attention", name("Attention share", "A and B, percent"), gap, () =>
+      el("div", { class: "pair" }, ...LANES.map(bar)),
     );
-    const shares = this.cells(columns, (frame) =>
-      el(
-        "div",
-        { class: "pair", "data-frame": frame },
-        ...LANES.map((lane) => el("span", { class: `share ${lane.toLowerCase()}` }, el("em", {}), el("i", {}))),
-      ),
-    );
-    const strips = rows.map(({ lane, kept }, index) => {
+    this.stows = rows.map(({ lane, kept }) => {
       const kind = /static/i.test(kept.name) ? "static" : /dynamic/i.test(kept.name) ? "dynamic" : "";
-      const label = [
-        el(
-          "b",
-          {},
-          letter(lane),
-          ` ${kept.name === "all" ? "All heads" : kept.name[0].toUpperCase() + kept.name.slice(1)} `,
-          kind ? glyph(kind) : "",
-        ),
-        el("span", { "data-text": true }),
-      ];
-      return this.line(
-        "stow",
-        label,
-        this.cells(columns, (frame) => el("div", { class: "kept", "data-frame": frame })),
-        { "data-row": index },
-      );
+      const title = kept.name === "all" ? "All heads" : kept.name[0].toUpperCase() + kept.name.slice(1);
+      return this.line("stow", name([letter(lane), ` ${title} `, kind ? glyph(kind) : ""], ""), gap, () => el("div", { class: "kept" }));
     });
-    const similar = this.line(
-      "similar",
-      [el("b", {}, "Similarity"), el("span", {}, "to the next frame")],
-      this.cells(columns, (frame) => el("div", { class: "bars", "data-frame": frame })),
-    );
-    similar.append(el("p", { class: "why" }));
-    const keys = el(
-      "ul",
-      { class: "keys" },
-      ...Object.entries(WORDS)
-        .filter(([mark]) => mark)
-        .map(([mark, text]) => el("li", {}, el("b", { class: `chip ${mark}` }, mark), text)),
-      el("li", {}, el("b", { class: "chip gone" }), "forgotten"),
-    );
-    const scroll = el(
+    this.bars = this.line("similar", name("Similarity", "to the next frame"), gap, () => el("div", { class: "bars" }));
+    this.bars.node.append(el("p", { class: "why" }));
+    const key = (mark, text) => el("li", {}, el("b", { class: `chip ${mark}` }, mark === "gone" ? "" : mark), text);
+    const keys = el("ul", { class: "keys" }, ...["S", "L", "D", "C"].map((mark) => key(mark, WORDS[mark])), key("gone", "forgotten"));
+    const left = this.card.querySelector(".scroll")?.scrollLeft;
+    this.scroll = el(
       "div",
       { class: "scroll", tabindex: 0, role: "region", "aria-label": "Frames from old to new" },
-      this.line("film", [el("b", {}, "Key frame"), el("span", {}, "bright where it looks")], frames),
-      this.line("attention", [el("b", {}, "Attention share"), el("span", {}, "A and B, percent")], shares),
+      this.shots.node,
+      this.pairs.node,
       el("div", { class: "rule" }),
       el("h3", { class: "sub" }, "What each lane still remembers ", el("span", { "data-when": true })),
-      ...strips,
-      similar,
+      ...this.stows.map((row) => row.node),
+      this.bars.node,
     );
+    this.title = el("h3");
     this.card.replaceChildren(
-      el(
-        "header",
-        {},
-        el(
-          "div",
-          {},
-          el(
-            "h3",
-            {},
-            `Layer ${pinned.layer}, head ${pinned.head} `,
-            el("span", { class: `pill ${pinned.kind}` }, pinned.kind ? glyph(pinned.kind) : "", pinned.text),
-          ),
-          el("p", { "data-lede": true }),
-        ),
-      ),
-      scroll,
+      el("header", {}, el("div", {}, this.title, el("p", { "data-lede": true }))),
+      this.scroll,
       el("div", { class: "foot" }, keys, el("p", { "data-rest": true })),
     );
-    scroll.scrollLeft = this.left ?? scroll.scrollWidth;
-    scroll.addEventListener("scroll", () => {
-      this.left = scroll.scrollLeft;
-    });
+    this.scroll.scrollLeft = left ?? this.scroll.scrollWidth;
+  }
+
+  // A narrow card opens at the oldest chosen piece of history, once; then it stays where a person put it.
+  open() {
+    const piece = this.scroll.querySelector(".kept.parts, .kept.D");
+    if (this.opened || !piece || this.scroll.scrollWidth <= this.scroll.clientWidth) return;
+    this.opened = true;
+    this.scroll.scrollLeft = piece.offsetLeft - this.scroll.querySelector(".name").offsetWidth - 8;
   }
 
   head(pinned, maps, chunk, running) {
-    const fresh = maps && maps.layer === pinned.layer && maps.head === pinned.head;
-    this.card.querySelector("[data-lede]").textContent = fresh
-      ? maps.reach
-      : running
-        ? "Its attention is measured from the next chunk on."
-        : "Its attention is measured while the lanes run.";
+    const wait = running ? "Its attention is measured from the next chunk on." : "Its attention is measured while the lanes run.";
+    this.title.replaceChildren(
+      `Layer ${pinned.layer}, head ${pinned.head} `,
+      el("span", { class: `pill ${pinned.kind}` }, pinned.kind ? glyph(pinned.kind) : "", pinned.text),
+    );
+    this.card.querySelector("[data-lede]").textContent = maps ? maps.reach : wait;
     this.card.querySelector("[data-when]").textContent = chunk
       ? `cache after chunk ${chunk}, while chunk ${chunk + 1} is drawn`
       : "nothing yet: the first chunk is drawn";
   }
 
   share(maps, lane, frame) {
-    if (!maps) return null;
-    const index = maps.frames.indexOf(frame);
+    const index = maps ? maps.frames.indexOf(frame) : -1;
     return index < 0 ? null : (lane === "A" ? maps.left : maps.right)[index];
   }
 
-  pictures(columns, maps) {
+  pictures(columns, maps, past) {
     const most = maps ? Math.max(1e-6, ...maps.left.filter((x) => x !== null)) : 1;
-    for (const frame of columns.frames) {
-      const shot = this.card.querySelector(`.shot[data-frame="${frame}"]`),
-        picture = this.thumbs.frames.get(frame),
-        pen = shot.firstChild.getContext("2d");
+    columns.frames.forEach((frame, index) => {
+      const shot = this.shots.cells[index],
+        [canvas, number] = shot.children,
+        pen = canvas.getContext("2d");
+      const picture = this.thumbs.frames.get(frame),
+        share = this.share(maps, "A", frame);
       pen.clearRect(0, 0, ...THUMB);
       if (picture) pen.drawImage(picture, 0, 0);
-      const share = this.share(maps, "A", frame);
+      number.textContent = frame;
+      number.className = frame > past && picture ? "now" : "";
       shot.classList.toggle("out", Boolean(picture && maps && share === null));
       shot.classList.toggle("blank", !picture);
-      shot.firstChild.style.filter = maps && share !== null ? `brightness(${(0.35 + 0.7 * Math.sqrt(share / most)).toFixed(2)})` : "";
+      canvas.style.filter = share === null ? "" : `brightness(${(0.35 + 0.7 * Math.sqrt(share / most)).toFixed(2)})`;
       shot.title = share === null ? `frame ${frame}` : `frame ${frame}: ${share.toFixed(1)} % of this head's attention in A`;
-    }
+    });
   }
 
   shares(columns, maps) {
     const most = maps ? Math.max(1e-6, ...[...maps.left, ...maps.right].filter((x) => x !== null)) : 1;
-    for (const frame of columns.frames) {
-      const pair = this.card.querySelector(`.pair[data-frame="${frame}"]`);
+    columns.frames.forEach((frame, index) =>
       LANES.forEach((lane, side) => {
-        const share = this.share(maps, lane, frame),
-          bar = pair.children[side];
+        const bar = this.pairs.cells[index].children[side],
+          share = this.share(maps, lane, frame);
         bar.classList.toggle("out", share === null);
         bar.lastChild.style.height = share === null ? "1px" : `${Math.max(2, (share / most) * BAR)}px`;
-        bar.firstChild.textContent = share === null ? (maps && frame === 0 ? "out" : "") : share >= 0.5 ? String(Math.round(share)) : "";
-      });
-    }
+        bar.firstChild.textContent = share === null ? (maps && frame === 0 ? "out" : "") : share >= 0.5 ? Math.round(share) : "";
+      }),
+    );
   }
 
-  strip(index, lane, kept, columns) {
-    const row = this.card.querySelector(`.line[data-row="${index}"]`),
-      known = new Map(kept.frames.map(([frame, mark, parts]) => [frame, { mark, parts }]));
-    row.querySelector("[data-text]").textContent = kept.name === "all" ? kept.text : `${kept.heads}: ${kept.text}`;
-    row.classList.toggle(
+  strip(row, lane, kept, columns) {
+    const known = new Map(kept.frames.map(([frame, mark, parts]) => [frame, { mark, parts }]));
+    row.node.querySelector("[data-text]").textContent = kept.name === "all" ? kept.text : `${kept.heads}: ${kept.text}`;
+    row.node.classList.toggle(
       "tall",
-      kept.frames.some(([, , parts]) => parts.length > 1 && parts.some((part) => part < 0.999)),
+      kept.frames.some(([, , parts]) => parts.some((part) => part < 0.999)),
     );
-    for (const frame of columns.frames) {
-      const cell = row.querySelector(`.kept[data-frame="${frame}"]`),
-        entry = known.get(frame);
-      const part = entry && entry.parts.some((share) => share < 0.999),
-        print = entry ? entry.mark + entry.parts.join() : "";
-      if (cell.dataset.print === print) continue;
+    columns.frames.forEach((frame, index) => {
+      const cell = row.cells[index],
+        entry = known.get(frame),
+        part = entry && entry.parts.some((share) => share < 0.999);
+      cell.title = `frame ${frame}: ${entry ? WORDS[entry.mark] : "forgotten"}`;
+      const print = entry ? `${entry.mark}${part ? entry.parts.join() : ""}` : "gone";
+      if (cell.dataset.print === print) return;
       cell.dataset.print = print;
       cell.className = `kept ${entry ? entry.mark || `plain ${lane.toLowerCase()}` : "gone"}${part ? " parts" : ""}`;
-      cell.title = entry ? `frame ${frame}: ${WORDS[entry.mark]}` : `frame ${frame}: forgotten`;
-      if (part)
-        cell.replaceChildren(
-          ...entry.parts.map((share) => el("i", { class: share > 0.001 ? entry.mark : "gone" }, share > 0.001 ? entry.mark : "")),
-        );
-      else cell.replaceChildren(entry ? entry.mark : "");
-    }
+      const piece = (share) => el("i", { class: share > 0.001 ? entry.mark : "gone" }, share > 0.001 ? entry.mark : "");
+      cell.replaceChildren(...(part ? entry.parts.map(piece) : [entry ? entry.mark : ""]));
+    });
   }
 
   similar(columns, similarity) {
-    const line = this.card.querySelector(".line.similar");
-    line.hidden = !similarity;
+    this.bars.node.hidden = !similarity;
     if (!similarity) return;
     const values = similarity.bars.flat(),
       low = Math.min(...values),
-      high = Math.max(...values),
-      scale = (value) => 4 + (high > low ? (value - low) / (high - low) : 1) * 22;
-    for (const frame of columns.frames) {
-      const cell = line.querySelector(`.bars[data-frame="${frame}"]`),
-        index = similarity.frames.indexOf(frame);
-      cell.replaceChildren(
-        ...(index < 0
-          ? []
-          : similarity.bars[index].map((value, part) =>
-              el("i", {
-                class: similarity.kept[index][part] ? "D" : "",
-                style: `height:${scale(value).toFixed(1)}px`,
-                title: `similarity ${value.toFixed(3)}`,
-              }),
-            )),
-      );
+      high = Math.max(...values);
+    const scale = (value) => 4 + (high > low ? (value - low) / (high - low) : 1) * 22;
+    columns.frames.forEach((frame, index) => {
+      const cell = this.bars.cells[index],
+        at = similarity.frames.indexOf(frame);
+      const bar = (value, part) =>
+        el("i", {
+          class: similarity.kept[at][part] ? "D" : "",
+          style: `height:${scale(value).toFixed(1)}px`,
+          title: `similarity ${value.toFixed(3)}`,
+        });
+      cell.replaceChildren(...(at < 0 ? [] : similarity.bars[at].map(bar)));
       cell.style.setProperty("--cut", `${scale(similarity.cut).toFixed(1)}px`);
-      cell.classList.toggle("cut", index >= 0);
-    }
-    const why = line.querySelector(".why"),
+      cell.classList.toggle("cut", at >= 0);
+    });
+    const why = this.bars.node.querySelector(".why"),
       room = columns.frames.findIndex((frame) => similarity.frames.includes(frame));
-    line.title = similarity.text;
-    why.textContent = similarity.text;
+    this.bars.node.title = why.textContent = similarity.text;
     why.style.maxWidth = `${(room - 0.5) * (86 / 14)}%`;
     why.hidden = room < 6;
   }
@@ -265,16 +198,13 @@ class Film {
   // What is between the first column and the recent ones.
   rest(columns, maps, residency) {
     const note = this.card.querySelector("[data-rest]");
-    if (!columns.gap) {
-      note.textContent = "";
-      return;
-    }
+    note.textContent = "";
+    if (!columns.gap) return;
     const [from, to] = columns.gap,
       inside = (frame) => frame >= from && frame <= to;
-    const held = [...new Set((residency.A?.kept || []).flatMap((kept) => kept.frames.map(([frame]) => frame).filter(inside)))].sort(
-      (a, b) => a - b,
-    );
+    const held = (residency.A?.kept || []).flatMap((kept) => kept.frames.map(([frame]) => frame).filter(inside));
     const share = maps ? maps.frames.reduce((sum, frame, index) => sum + (inside(frame) ? maps.left[index] || 0 : 0), 0) : null;
-    note.textContent = `⋯ frames ${from} to ${to}; ${held.length ? `A holds ${held[0]} to ${held.at(-1)}` : "A holds none of them"}${held.length && share !== null ? `, ${Math.round(share)} % of this head's attention` : ""}`;
+    const holds = held.length ? `A holds ${Math.min(...held)} to ${Math.max(...held)}` : "A holds none of them";
+    note.textContent = `⋯ frames ${from} to ${to}; ${holds}${held.length && share !== null ? `, ${Math.round(share)} % of this head's attention` : ""}`;
   }
 }

@@ -56,7 +56,7 @@ class HeadMap {
 
   score(layer, head) {
     const error = this.profile.errors[layer][head];
-    return `${this.profile.scores[layer][head].toFixed(2)}${error ? ` ± ${error.toFixed(2)}` : ""}`;
+    return `${this.profile.scores[layer][head].toFixed(2)}${error >= 0.005 ? ` ± ${error.toFixed(2)}` : ""}`;
   }
 
   label(layer, head) {

@@ -7,7 +7,7 @@ from pathlib import Path
 from gradio.themes import Base
 
 STAGE = Path(__file__).resolve().parents[2] / "assets" / "stage"
-SCRIPTS = ("kit", "player", "charts", "heads", "timeline", "film", "board", "stage")
+SCRIPTS = ("kit", "player", "plot", "charts", "heads", "timeline", "film", "board", "stage")
 SHEETS = ("tokens", "page", "stage", "heads")
 SANS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "Liberation Sans", "sans-serif"]
 ON_LOAD = """

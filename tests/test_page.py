@@ -1,0 +1,322 @@
+"""The page as a person meets it, in headless Chromium, on drawn lanes instead of a model."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from stand_in import StandInEngine, StandInSession, facts
+
+from fkv.events import Settings
+from fkv.policies import discover
+from fkv.text import EXAMPLES
+from fkv.ui import Backend, Page, build
+
+playwright = pytest.importorskip("playwright.sync_api")
+pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser")]
+FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--no-proxy-server"]
+PATIENCE = 90_000  # ms; shared cores
+PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
+STAGE = "window.fkvStage.current"
+PICTURE = """lane => { const canvas = document.querySelector(`.screen[data-lane="${lane}"] canvas`);
+  return canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data
+  .reduce((sum, x, i) => (sum * 31 + x * (i % 251)) % 1e9, 7); }"""
+WIDER = """() => [...document.querySelectorAll('body *')].filter(node => node.getBoundingClientRect().right > innerWidth + 1
+  && !node.closest('.scroll, #try, .said')).map(node => node.tagName + '.' + node.className)"""
+
+
+@dataclass
+class House:
+    engine: StandInEngine
+    page: Page
+    url: str
+
+    def settings(self) -> list[Settings]:
+        """Settings of everybody who is running."""
+        return [visitor.session.settings for visitor in self.page.visitors.open.values() if visitor.session]
+
+    def idle(self) -> bool:
+        return self.engine.begun == self.engine.ended and not self.page.lobby.seated and not self.page.lobby.line
+
+
+@pytest.fixture(scope="module")
+def house() -> Iterator[House]:
+    engine = StandInEngine()
+    StandInSession.pause = 0.15
+    page = build(Backend(lambda _: engine, facts, StandInSession), examples=EXAMPLES, seats=2, chunks=0)  # type: ignore[arg-type,return-value]
+    _, url, _ = page.blocks.launch(server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, **page.options)
+    yield House(engine, page, url)
+    page.blocks.close()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    path = os.environ.get("FKV_CHROMIUM") or next((p for p in ("/usr/bin/chromium", "/usr/bin/chromium-browser") if Path(p).exists()), None)
+    with playwright.sync_playwright() as play:
+        chromium = play.chromium.launch(executable_path=path, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def visit(house: House, browser: Any) -> Iterator[Callable[..., Any]]:
+    """Opens the page as a new person; at the end everybody leaves and all work must have ended."""
+    contexts: list[Any] = []
+
+    def open_page(**context: Any) -> Any:
+        contexts.append(browser.new_context(**({"viewport": {"width": 1280, "height": 1000}} | context)))
+        page = contexts[-1].new_page()
+        page.set_default_timeout(PATIENCE)
+        page.goto(house.url)
+        page.wait_for_function("window.fkvStage && window.fkvStage.current && document.querySelector('.fkv .map')")
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    wait_until(house.idle)
+
+
+def wait_until(true: Callable[[], bool], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "nothing happened in time"
+        time.sleep(0.05)
+
+
+def reach(page: Any, chunk: int) -> None:
+    """Waits until a chunk (from 1) has arrived."""
+    page.wait_for_function(f"{STAGE}.newest >= {chunk - 1}")
+
+
+def start(page: Any, chunk: int = 2) -> None:
+    page.click("#start")
+    reach(page, chunk)
+
+
+def text(page: Any, selector: str) -> str:
+    return page.inner_text(selector).strip()
+
+
+def light(page: Any) -> float:
+    """Mean brightness of the page in [0, 255]."""
+    return float(np.asarray(Image.open(BytesIO(page.screenshot())).convert("L")).mean())
+
+
+def test_start_moves_both_pictures_in_step_and_nothing_is_lost(visit: Callable[..., Any]) -> None:
+    page = visit()
+    seen: set[str] = set()
+    page.on("request", lambda request: seen.add(re.sub(r"^(\w+://[^/:]+).*", r"\1", request.url)))
+    assert "Press Start" in text(page, ".screen[data-lane='A'] .empty")
+    start(page)
+    before = [page.evaluate(PICTURE, lane) for lane in "AB"]
+    reach(page, 9)
+    assert all(page.evaluate(PICTURE, lane) != old for lane, old in zip("AB", before))
+    counts = page.evaluate(f"({{...{STAGE}.player.counts, behind: {STAGE}.player.end - {STAGE}.player.head, lost: {STAGE}.lost}})")
+    assert counts["lost"] == 0
+    assert counts["dropped"] == 0
+    assert counts["drawn"] >= 0.95 * (counts["received"] - counts["behind"]) - 1
+    assert page.evaluate(f"{STAGE}.player.onscreen.A === {STAGE}.player.onscreen.B")
+    assert "shown" in text(page, ".numbers[data-lane='B']")
+    assert {address for address in seen if address.startswith("http")} == {"http://127.0.0.1"}
+
+
+def test_the_verdict_measures_first_and_starts_over_after_a_change(visit: Callable[..., Any]) -> None:
+    page = visit()
+    start(page, 3)
+    assert "measuring" in text(page, "[data-claim='speed']")
+    page.wait_for_function("document.querySelector('[data-claim=speed] b').textContent === '1.9×'")
+    page.click("#compress input")
+    page.wait_for_selector(".sign.diamond.b", state="attached")
+    page.wait_for_function("document.querySelector('[data-claim=speed] .big').textContent.includes('measuring')")
+    page.wait_for_function("document.querySelector('[data-claim=kept] b').textContent === '100 %'")
+    assert "Full, 21 frames" in text(page, ".screen[data-lane='B'] .tag")
+
+
+def test_two_people_do_not_see_each_other(visit: Callable[..., Any], house: House) -> None:
+    one, two = visit(), visit(color_scheme="dark")
+    start(one)
+    start(two)
+    one.fill("#prompt input", "a blue star falling")
+    one.click("#prompt .submit-button")
+    one.wait_for_selector(".sign.disc", state="attached")
+    one.click(".cell[data-layer='2'][data-head='3']")
+    one.wait_for_function("document.querySelector('.film h3').textContent.includes('Layer 2, head 3')")
+    reach(two, 8)
+    assert two.locator(".sign").count() == 0
+    assert "Layer 1, head 0" in text(two, ".film h3")
+    chosen = sorted((settings.prompt, settings.head) for settings in house.settings())
+    assert chosen == [("a blue star falling", 3), (EXAMPLES[0], 0)]
+
+
+def test_the_third_sees_his_place_and_starts_when_one_leaves(visit: Callable[..., Any]) -> None:
+    one, two, three = visit(), visit(), visit()
+    start(one)
+    start(two)
+    three.click("#start")
+    three.wait_for_function("document.querySelector('.fkv').dataset.state === 'queue'")
+    assert "You are number 1 in line" in text(three, ".status")
+    one.context.close()
+    reach(three, 2)
+    assert "Running" in text(three, ".status")
+
+
+def test_a_closed_tab_ends_its_work_also_while_paused(visit: Callable[..., Any], house: House) -> None:
+    page = visit()
+    start(page)
+    page.click("#pause")
+    page.wait_for_function("document.querySelector('.fkv').dataset.state === 'paused'")
+    page.context.close()
+    wait_until(house.idle, 20)
+
+
+def test_pause_holds_resume_goes_on_and_stop_ends(visit: Callable[..., Any], house: House) -> None:
+    page = visit()
+    start(page)
+    page.click("#pause")
+    page.wait_for_function("document.querySelector('.fkv').dataset.state === 'paused'")
+    assert text(page, "#pause") == "Resume"
+    held = page.evaluate(f"[{STAGE}.newest, {STAGE}.player.head]")
+    page.wait_for_timeout(1500)
+    assert page.evaluate(f"[{STAGE}.newest, {STAGE}.player.head]") == held
+    page.click("#pause")
+    reach(page, held[0] + 3)
+    page.click("#stop")
+    page.wait_for_function("document.querySelector('.fkv').dataset.state === 'ended'")
+    assert "Stopped after" in text(page, ".status")
+    wait_until(house.idle)
+
+
+def test_a_double_click_makes_one_run_and_start_again_begins_anew(visit: Callable[..., Any], house: House) -> None:
+    page, begun = visit(), house.engine.begun
+    page.dblclick("#start")
+    reach(page, 4)
+    assert house.engine.begun == begun + 1
+    run = page.evaluate(f"{STAGE}.run")
+    page.click("#start")
+    page.wait_for_function(f"{STAGE}.run !== '{run}' && {STAGE}.newest >= 1 && {STAGE}.newest < 4")
+    wait_until(lambda: house.engine.begun - house.engine.ended == 1)
+    page.reload()
+    page.wait_for_function("window.fkvStage && window.fkvStage.current && document.querySelector('.fkv .map')")
+    wait_until(house.idle)
+    start(page)
+
+
+def test_a_prompt_that_cannot_be_read_is_answered_in_a_sentence(visit: Callable[..., Any], house: House) -> None:
+    page = visit()
+    start(page)
+    page.fill("#prompt input", "a red ball with a green zeppelin")
+    assert page.evaluate("document.body.classList.contains('fkv-pending')")
+    page.click("#prompt .submit-button")
+    page.wait_for_selector("#note .note")
+    assert "zeppelin" in text(page, "#note")
+    page.fill("#prompt input", "...")
+    page.click("#prompt .submit-button")
+    page.wait_for_selector("#note .error")
+    assert "Traceback" not in page.content()
+    assert house.settings()[0].prompt == "a red ball with a green zeppelin", "what cannot be read changes nothing"
+    page.click(".example >> nth=3")
+    wait_until(lambda: house.settings()[0].prompt == EXAMPLES[3])
+
+
+def test_parameters_of_a_policy_apply_and_refuse_in_their_own_card(visit: Callable[..., Any], house: House) -> None:
+    page = visit()
+    start(page)
+    page.click("#fold-b .label-wrap")
+    page.wait_for_selector("#fold-b .parameters input[type=number]")
+    field = page.get_by_label("Segments", exact=True)
+    field.fill("7")
+    field.press("Enter")
+    page.wait_for_selector("#trouble .error")
+    assert "7 segments" in text(page, "#trouble")
+    field.fill("5")
+    field.press("Enter")
+    page.wait_for_function("!document.querySelector('#trouble .error')")
+    wait_until(lambda: house.settings()[0].right == "forcing-kv:segments=5")
+    page.click("#policy-b input")
+    page.get_by_role("option", name=discover()["window"].title).click()
+    wait_until(lambda: house.settings()[0].right == "window")
+    page.wait_for_function("document.querySelector('#fold-b .label-wrap').textContent.includes('3')")
+
+
+def test_a_phone_needs_no_sideways_scroll(visit: Callable[..., Any]) -> None:
+    page = visit(**PHONE)
+    start(page, 8)
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    assert page.evaluate(WIDER) == []
+    assert page.evaluate("document.querySelector('.fkv').dataset.view") == "wipe"
+    handle = page.locator(".wipe")
+    handle.focus()
+    handle.press("ArrowLeft")
+    assert handle.get_attribute("aria-valuenow") == "45"
+
+
+def test_dark_is_dark_light_is_light_and_the_button_changes_it(visit: Callable[..., Any]) -> None:
+    dark, bright = visit(color_scheme="dark"), visit(color_scheme="light")
+    assert light(dark) < 70
+    assert light(bright) > 200
+    bright.click("#theme")
+    bright.wait_for_timeout(500)
+    assert light(bright) < 70
+
+
+def test_the_head_map_is_walked_with_the_keyboard(visit: Callable[..., Any], house: House) -> None:
+    page = visit()
+    assert page.locator(".cell[tabindex='0']").count() == 1
+    page.locator(".cell[tabindex='0']").focus()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowDown")
+    assert page.evaluate("[document.activeElement.dataset.layer, document.activeElement.dataset.head]") == ["2", "1"]
+    page.keyboard.press("Enter")
+    assert page.get_attribute(".cell[data-layer='2'][data-head='1']", "aria-selected") == "true"
+    wait_until(lambda: any((visitor.layer, visitor.head) == (2, 1) for visitor in house.page.visitors.open.values()))
+    start(page, 3)
+    page.wait_for_function("document.querySelector('.film [data-lede]').textContent.includes('still holds')")
+    assert "Layer 2, head 1" in text(page, ".film h3")
+    assert page.get_attribute(".cell[data-layer='0'][data-head='0']", "aria-label") != ""
+
+
+def test_the_past_can_be_looked_at_while_the_run_goes_on(visit: Callable[..., Any]) -> None:
+    page = visit()
+    start(page, 6)
+    page.locator(".strip").focus()
+    page.keyboard.press("Home")
+    page.wait_for_function(f"{STAGE}.on === 0")
+    reach(page, 8)
+    assert page.evaluate(f"{STAGE}.on") == 0
+    assert text(page, ".screen[data-lane='A'] [data-frame]") in ("frame 0", "frame 1", "frame 2")
+    page.click("[data-live]")
+    page.wait_for_function(f"{STAGE}.on > 5")
+    page.click("[data-value='race']")
+    page.wait_for_function("/B is \\d+ frames? ahead/.test(document.querySelector('[data-sentence]').textContent)")
+
+
+def test_downloads_are_a_video_and_every_measurement(visit: Callable[..., Any], tmp_path: Path) -> None:
+    import imageio_ffmpeg
+
+    page = visit()
+    page.click("#report")
+    page.wait_for_selector("#download-note .error")
+    assert "press Start" in text(page, "#download-note")
+    start(page, 4)
+    for button, name in (("#report", "report.json"), ("#video", "both.mp4")):
+        with page.expect_download() as caught:
+            page.click(button)
+        caught.value.save_as(tmp_path / name)
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert len(report["samples"]) >= 8
+    assert report["start"]["settings"]["prompt"] == EXAMPLES[0]
+    frames, _ = imageio_ffmpeg.count_frames_and_secs(str(tmp_path / "both.mp4"))
+    assert frames is not None
+    assert frames >= 48
+    assert frames % 12 == 0
