@@ -46,6 +46,7 @@ class StandInEngine:
     spec: ModelSpec = POCKET
     text: PocketText = field(default_factory=PocketText)
     profile: Any = field(default_factory=lambda: SimpleNamespace(static=profile_facts().static, roles=lambda: profile_facts().static))
+    lose: int = -1  # the chunk at which lane B ends with an error
     begun: int = 0
     ended: int = 0
 
@@ -124,6 +125,10 @@ class StandInSession:
             self.since = chunk
         spoken = {"A": now.left, "B": now.right if now.compress else now.left}
         for lane in LANES:
+            if lane == "B" and 0 <= self.engine.lose <= chunk:
+                if chunk == self.engine.lose:
+                    yield Notice("error", "B", chunk, "Lane B ran out of memory and has ended. Lane A goes on.")
+                continue
             time.sleep(self.pause / (2 if lane == "B" and now.compress else 1))
             pixels = self._draw(lane, chunk)
             jpeg = self.encode(pixels) if self.encode else None
@@ -132,7 +137,8 @@ class StandInSession:
         yield self._maps(chunk, now)
         for lane in LANES:
             yield self._residency(lane, chunk, now)
-        yield self._verdict(chunk, now)
+        if not 0 <= self.engine.lose <= chunk:
+            yield self._verdict(chunk, now)
 
     def _draw(self, lane: Lane, chunk: int) -> np.ndarray:
         rows, columns = np.mgrid[0:80, 0:128]

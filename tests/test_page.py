@@ -301,6 +301,18 @@ def test_the_past_can_be_looked_at_while_the_run_goes_on(visit: Callable[..., An
     page.wait_for_function("/B is \\d+ frames? ahead/.test(document.querySelector('[data-sentence]').textContent)")
 
 
+def test_a_lane_that_ends_is_said_and_the_other_goes_on(visit: Callable[..., Any], house: House) -> None:
+    page = visit()
+    house.engine.lose = 4
+    start(page, 10)
+    house.engine.lose = -1
+    assert text(page, "[data-sentence]") == "Lane B ran out of memory and has ended. Lane A goes on."
+    page.wait_for_function("document.querySelector('.screen[data-lane=B] [data-frame]').textContent === 'ended'")
+    before = page.evaluate(PICTURE, "A")
+    page.wait_for_function(f"{STAGE}.on >= 8")
+    assert page.evaluate(PICTURE, "A") != before
+
+
 def test_downloads_are_a_video_and_every_measurement(visit: Callable[..., Any], tmp_path: Path) -> None:
     import imageio_ffmpeg
 

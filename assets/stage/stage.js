@@ -253,6 +253,10 @@ class Stage {
     const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key],
       jump = { "[": -1, "]": 1 }[event.key];
     if (event.key === "Escape") this.live();
+    if (event.key === " " && event.target.matches(".strip, .wipe")) {
+      event.preventDefault();
+      document.querySelector("#pause")?.click();
+    }
     if (jump) this.timeline.go(this.on + jump);
     if (step && !event.target.closest("input, .seg, .scroll")) {
       event.preventDefault();

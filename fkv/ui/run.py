@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import TimeoutError as NotYet
@@ -88,7 +89,8 @@ def play(
         session, recording = opening(engine, settings, encode), Recording()
         if visitor.open(run, session, recording):
             yield from _stream(session, recording, f"{visitor.key[:8]}-{run}", engine.spec.fps)
-    except ValueError as error:
+    except (ValueError, RuntimeError, OSError) as error:
+        logging.getLogger(__name__).error("a run ended early", exc_info=error)
         yield trouble(sentence(error))
     finally:
         visitor.end(session)

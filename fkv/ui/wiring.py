@@ -173,9 +173,13 @@ def _page(blocks: gr.Blocks, widgets: Widgets, house: House) -> None:
 
     def select(event: gr.EventData, request: gr.Request) -> None:
         visitor = house.visitor(request)
-        layer, head = int(event.layer), int(event.head)
+        try:
+            layer, head = int(event.layer), int(event.head)
+            visitor.change(layer=layer, head=head)
+        except (AttributeError, TypeError, ValueError) as error:
+            gr.Warning(run.sentence(error))
+            return
         visitor.layer, visitor.head = layer, head
-        visitor.change(layer=layer, head=head)
 
     def compress(request: gr.Request, on: bool) -> None:
         house.visitor(request).change(compress=on)
