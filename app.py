@@ -36,6 +36,7 @@ def main(given: Sequence[str] | None = None) -> None:
     """Builds the page, loads the model in the background and serves until stopped."""
     chosen = arguments(given)
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    os.environ["NO_PROXY"] = ",".join(filter(None, (os.environ.get("NO_PROXY"), "127.0.0.1,localhost")))
 
     from fkv.engine import load, model_facts, profile_facts
     from fkv.session import Session
@@ -46,7 +47,10 @@ def main(given: Sequence[str] | None = None) -> None:
     page = build(backend, examples=EXAMPLES, seats=chosen.seats, chunks=chosen.chunks, model=chosen.model)
     page.shelf.want(chosen.model)
     place = {"server_name": chosen.host, "server_port": chosen.port, "root_path": chosen.root_path}
-    page.blocks.launch(share=chosen.share, inbrowser=chosen.open, **place, **page.options)
+    try:
+        page.blocks.launch(share=chosen.share, inbrowser=chosen.open, **place, **page.options)
+    except OSError as error:
+        raise SystemExit(f"app.py: port {chosen.port} on {chosen.host} cannot be opened ({error}); choose another with --port") from None
 
 
 if __name__ == "__main__":
