@@ -224,6 +224,9 @@ class Stage {
     document.addEventListener("input", (event) => {
       if (event.target === promptBox()) this.pending();
     });
+    document.addEventListener("click", (event) => {
+      if (event.target.closest("#stop") && /queue|loading/.test(this.board.name)) this.state("idle");
+    });
   }
 
   wipe(handle) {

@@ -74,7 +74,7 @@ def build(
         widgets = _layout(defaults, examples, model)
         wiring.connect(blocks, widgets, wiring.House(visitors, lobby, shelf, backend, defaults))
         downloads.connect(widgets, visitors)
-    options = {"theme": theme(), "head": head(), "footer_links": [], "run_history": False}
+    options = {"theme": theme(), "head": head(), "footer_links": [], "run_history": False, "ssr_mode": False}
     return Page(blocks, visitors, lobby, shelf, options)
 
 

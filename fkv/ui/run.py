@@ -109,7 +109,7 @@ def _wait(visitor: Visitor, run: int, lobby: Lobby, ticket: object) -> Iterator[
             place = lobby.wait(ticket, 1.0)
         except KeyError:
             return
-        if not place:
+        if not place or not visitor.current(run):
             return
         others = f"{lobby.seats} people are using the model" if lobby.seats > 1 else "Someone is using the model"
         yield say({"type": "queue", "place": place, "text": f"{others}. You are number {place} in line; it starts by itself."})
