@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class WanConfig:
-    """Sizes of a `CausalWan` network. `gelu` is "tanh" in every published checkpoint; "erf" is cheaper on a CPU."""
+    """Sizes of a `CausalWan` network. `gelu` is "tanh" in every published checkpoint; "erf" is cheaper on a CPU. `places` is the number of
+    tokens of a frame that have a learned embedding of their place besides the rotary one; 0, none, in every published checkpoint."""
 
     dim: int = 1536
     heads: int = 12
@@ -23,6 +24,7 @@ class WanConfig:
     patch: tuple[int, int, int] = (1, 2, 2)
     eps: float = 1e-6
     gelu: str = "tanh"
+    places: int = 0
 
     def __post_init__(self) -> None:
         if self.dim % self.heads:
@@ -135,7 +137,7 @@ class ModelSpec:
 POCKET = ModelSpec(
     name="pocket",
     title="Pocket",
-    net=WanConfig(dim=192, heads=8, layers=6, ffn=512, freq_dim=64, text_dim=64, text_len=16, channels=24, gelu="erf"),
+    net=WanConfig(dim=192, heads=8, layers=6, ffn=512, freq_dim=64, text_dim=112, text_len=16, channels=24, gelu="erf", places=40),
     schedule=Schedule(steps=(1000, 900, 750, 500), shift=1.0, warp=False, sampler="renoise"),
     codec="pocket",
     text="pocket",

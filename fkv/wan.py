@@ -117,6 +117,7 @@ class CausalWan(nn.Module):
         self.config = config
         dim = config.dim
         self.patch_embedding = nn.Conv3d(config.channels, dim, config.patch, stride=config.patch)
+        self.place_embedding = nn.Parameter(torch.zeros(config.places, dim)) if config.places else None
         self.text_embedding = nn.Sequential(nn.Linear(config.text_dim, dim), nn.GELU(approximate="tanh"), nn.Linear(dim, dim))
         self.time_embedding = nn.Sequential(nn.Linear(config.freq_dim, dim), nn.SiLU(), nn.Linear(dim, dim))
         self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
@@ -148,7 +149,8 @@ class CausalWan(nn.Module):
 
     def patchify(self, x: Tensor) -> Tensor:
         """Latents [b, f, c, H, W] to tokens [b, f*rows*columns, D], frame-major then row-major."""
-        return self.patch_embedding(x.to(self.dtype).transpose(1, 2)).flatten(2).transpose(1, 2)
+        tokens = self.patch_embedding(x.to(self.dtype).transpose(1, 2)).flatten(2).transpose(1, 2)
+        return tokens if self.place_embedding is None else tokens + self.place_embedding.repeat(x.shape[1], 1)
 
     def unpatchify(self, tokens: Tensor, frames: int, rows: int, columns: int) -> Tensor:
         """[b, f*rows*columns, patch*c] to latents [b, f, c, H, W]; inside a patch the channel is last."""

@@ -20,7 +20,7 @@ from fkv.heads import HeadProfile
 from fkv.lane import LaneRun
 from fkv.spec import POCKET, WanConfig
 
-NET = WanConfig(dim=32, heads=4, layers=2, ffn=32, freq_dim=16, text_dim=64, text_len=16, channels=24, gelu="erf")
+NET = WanConfig(dim=32, heads=4, layers=2, ffn=32, freq_dim=16, text_dim=112, text_len=16, channels=24, gelu="erf")
 SCHEDULE = replace(POCKET.schedule, steps=(1000, 500))
 SPEC = replace(POCKET, name="small", net=NET, latent=(24, 4, 6), heads=None, schedule=SCHEDULE)
 

@@ -14,7 +14,7 @@ from fkv import engine
 from fkv.heads import HeadProfile
 from fkv.spec import POCKET, ModelSpec, WanConfig
 
-NET = WanConfig(dim=32, heads=2, layers=2, ffn=32, freq_dim=16, text_dim=64, text_len=16, channels=24, gelu="erf")
+NET = WanConfig(dim=32, heads=2, layers=2, ffn=32, freq_dim=16, text_dim=112, text_len=16, channels=24, gelu="erf")
 SMALL = replace(POCKET, name="small", net=NET, latent=(24, 4, 6), heads=None)
 
 

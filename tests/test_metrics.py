@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 
 from fkv.metrics import background_kept, camera_shift, chunk_jump, clear_of, jerk, psnr, shapes_seen, track, wall_seen, world_metrics
-from fkv.metrics.motion import MOTIONS, misfit, motions_seen, path
+from fkv.metrics.motion import misfit, motions_seen
 from fkv.pocket.paint import Renderer
 from fkv.pocket.world import Object, Scene, parsed_of, sample_scene
 from fkv.text import THEMES, Parsed, Thing
+from fkv.text.meaning import MOTIONS
+from fkv.text.motion import path
 
 CLIP = 132
 

@@ -16,14 +16,14 @@ from fkv.pocket import run
 from fkv.pocket.data import draw
 from fkv.pocket.evaluate import summary
 from fkv.pocket.muon import orthogonal
-from fkv.pocket.teacher import Clip, Sight, Teacher, everything, local_heads, some_frames, some_segments
+from fkv.pocket.teacher import Clip, Sight, Teacher, everything, local_heads, some_frames, some_segments, stray
 from fkv.pocket.train import main
 from fkv.pocket.train_model import ModelRecipe, initialise, train_model
 from fkv.policies import parse
 from fkv.spec import POCKET, WanConfig
 from fkv.wan import CausalWan
 
-SMALL = replace(POCKET, net=WanConfig(dim=48, heads=4, layers=2, ffn=64, freq_dim=16, text_dim=64, text_len=16, channels=24, gelu="erf"))
+SMALL = replace(POCKET, net=WanConfig(dim=48, heads=4, layers=2, ffn=64, freq_dim=16, text_dim=112, text_len=16, channels=24, gelu="erf"))
 
 
 def small_model(seed: int = 0) -> CausalWan:
@@ -39,7 +39,7 @@ def clip_of(chunks: int, sight: Sight) -> Clip:
     shape = (2, 3 * chunks, *SMALL.latent)
     clean, noisy = (torch.randn(shape, generator=generator) for _ in range(2))
     sigma = torch.rand(2, chunks, generator=generator)
-    text = torch.randn(2, 16, 64, generator=generator)
+    text = torch.randn(2, 16, 112, generator=generator)
     return Clip(clean, noisy, sigma, text, torch.arange(3 * chunks), sight)
 
 
@@ -62,7 +62,7 @@ def test_a_teacher_forced_pass_equals_generation_with_the_whole_history() -> Non
     model, past = small_model(), everything(3, SMALL.geometry)
     clip = clip_of(3, Sight(past, past))
     with torch.inference_mode():
-        trained = Teacher(model, SMALL, local_heads(2, 4)).predict(clip)
+        trained = Teacher(model, SMALL, local_heads(2, 4)).predict(clip)[0]
     torch.testing.assert_close(trained, in_turn(model, clip, "full"), atol=2e-5, rtol=1e-4)
 
 
@@ -70,7 +70,7 @@ def test_a_teacher_forced_pass_equals_generation_with_a_sink_and_a_window() -> N
     model, past = small_model(), some_frames(4, SMALL.geometry, 1, 3)
     clip = clip_of(4, Sight(past, past))
     with torch.inference_mode():
-        trained = Teacher(model, SMALL, local_heads(2, 4)).predict(clip)
+        trained = Teacher(model, SMALL, local_heads(2, 4)).predict(clip)[0]
     torch.testing.assert_close(trained, in_turn(model, clip, "window:sink=1,recent=6"), atol=2e-5, rtol=1e-4)
 
 
@@ -79,10 +79,24 @@ def test_only_local_heads_are_cut_off_from_old_frames() -> None:
     near, wide = some_frames(4, geometry, 1, 1), everything(4, geometry)
     teacher = Teacher(model, SMALL, local_heads(2, 4))
     with torch.inference_mode():
-        split = teacher.predict(clip_of(4, Sight(near, wide)))
-        whole = teacher.predict(clip_of(4, Sight(wide, wide)))
+        split = teacher.predict(clip_of(4, Sight(near, wide)))[0]
+        whole = teacher.predict(clip_of(4, Sight(wide, wide)))[0]
     assert torch.equal(split[:, :3], whole[:, :3])
     assert not torch.allclose(split[:, 6:9], whole[:, 6:9], atol=1e-4)
+
+
+def test_straying_is_the_attention_that_local_heads_spend_between_the_first_and_the_last_past_frame() -> None:
+    geometry, heads, past = SMALL.geometry, [1, 3], 9
+    generator = torch.Generator().manual_seed(2)
+    tokens, own = geometry.tokens, geometry.tokens * 3
+    k = torch.randn(2, 4, (past + 12) * tokens, geometry.head_dim, generator=generator)
+    q = torch.randn(2, 4, 12 * tokens, geometry.head_dim, generator=generator)
+    keys = torch.cat((k[:, :, : past * tokens], k[:, :, -own:]), dim=2)
+    shares = torch.softmax(q[:, :, -own:] @ keys.transpose(2, 3) * geometry.head_dim**-0.5, dim=-1)
+    near = 1 - shares[..., tokens : (past - 1) * tokens].sum(-1)
+    assert stray(q, k, heads, geometry).item() == pytest.approx(-near[:, heads].log().mean().item(), rel=1e-4)
+    assert stray(q, k, [], geometry) == 0
+    assert stray(q[:, :, :own], k[:, :, -own:], heads, geometry) == 0
 
 
 def test_segments_are_whole_rows_of_the_three_frames_before_the_last() -> None:
@@ -111,6 +125,25 @@ def test_a_batch_depends_on_seed_and_step_alone() -> None:
     assert not torch.equal(a.frames, other.frames)
     assert a.frames.shape == (3, 24, 80, 128, 3)
     assert a.mask.shape == (3, 6, 10, 16)
+
+
+def test_a_clip_that_cuts_to_another_scene_is_judged_from_the_cut_on() -> None:
+    batches = [draw(5, step, 6, 9) for step in range(3)]
+    frames, told = torch.cat([b.frames for b in batches]), torch.cat([b.told for b in batches])
+    from_zero, late, cut_at = 0, 0, []
+    for clip, known in zip(frames.float(), told):
+        jumps = [(clip[12 * c] - clip[12 * c - 1]).abs().mean().item() for c in (1, 2)]
+        start = int(known.argmax())
+        assert known[start:].all()
+        assert start % 3 == 0
+        from_zero += start == 0
+        late += start == 3
+        if start == 6:
+            cut_at.append(jumps[1])
+    assert from_zero > 5
+    assert late > 3
+    assert cut_at
+    assert min(cut_at) > 5
 
 
 def test_orthogonal_updates_have_singular_values_near_one() -> None:

@@ -21,7 +21,7 @@ from fkv.pairs import Governor, Pairs
 from fkv.session import Session
 from fkv.spec import POCKET, WanConfig
 
-NET = WanConfig(dim=32, heads=4, layers=2, ffn=32, freq_dim=16, text_dim=64, text_len=16, channels=24, gelu="erf")
+NET = WanConfig(dim=32, heads=4, layers=2, ffn=32, freq_dim=16, text_dim=112, text_len=16, channels=24, gelu="erf")
 SPEC = replace(POCKET, name="small", net=NET, latent=(24, 4, 6), heads=None, schedule=replace(POCKET.schedule, steps=(1000, 500)))
 PROMPT, OTHER = "a red ball bouncing over green hills", "a blue star orbiting over a calm sea"
 SETTINGS = Settings(prompt=PROMPT, seed=3, left="full:9", right="forcing-kv", chunks=6)

@@ -25,6 +25,7 @@ from fkv.text import (
     parse,
     seeded_layout,
 )
+from fkv.text.motion import pan, place
 
 
 def combinations(most: int) -> list[Parsed]:
@@ -122,7 +123,7 @@ def test_a_prompt_without_words_or_with_too_many_objects_is_refused_with_the_lim
 def test_the_embedding_is_one_hot_in_row_and_value_and_differs_between_meanings() -> None:
     prompts = combinations(most=20)
     codes = encode_many(prompts)
-    assert codes.shape == (len(prompts), 16, 64)
+    assert codes.shape == (len(prompts), 16, 112)
     assert codes.dtype == np.float32
     assert (codes.sum(2)[:, :13] == 2).all()
     assert (codes[:, 13:] == 0).all()
@@ -131,7 +132,7 @@ def test_the_embedding_is_one_hot_in_row_and_value_and_differs_between_meanings(
 
 def test_encode_gives_the_embedding_the_notes_and_the_meaning() -> None:
     prompt = PocketText().encode("a red ball")
-    assert prompt.embedding.shape == (1, 16, 64)
+    assert prompt.embedding.shape == (1, 16, 112)
     assert prompt.embedding.dtype == torch.float32
     assert prompt.parsed == parse("a red ball")
     assert prompt.notes
@@ -144,7 +145,7 @@ def test_the_seed_picks_the_layout_and_leaves_the_meaning() -> None:
     codes = [text.encode("a red ball and a blue star", seed).embedding[0] for seed in (3, 3, 4)]
     assert torch.equal(codes[0], codes[1])
     changed = (codes[0] != codes[2]).any(dim=1).nonzero().flatten().tolist()
-    assert set(changed) <= {2, 5, 13}
+    assert set(changed) <= {0, 1, 2, 3, 4, 5, 13}
     assert changed
 
 
@@ -155,3 +156,19 @@ def test_a_layout_without_places_says_nothing_of_where_objects_start() -> None:
     without = encode_many([meaning])[0]
     assert np.array_equal(bare[:13], without[:13])
     assert bare[13].sum() == 6
+
+
+@pytest.mark.parametrize("text", ["a red ball bouncing", "a blue star falling and a white box drifting, camera panning right"])
+def test_the_code_says_where_an_object_is_early_and_late_in_the_first_chunk(text: str) -> None:
+    meaning, across, down = parse(text), np.linspace(-16, 144, 15), np.linspace(-16, 96, 9)
+    layout = seeded_layout(meaning, 11)
+    code = encode_many([meaning], [layout])[0]
+    for slot, (thing, (phase, lane)) in enumerate(zip(meaning.objects, layout.places)):
+        frames = np.array([1.5, 9.5])
+        x, y = place(thing.shape, thing.motion, phase / 16, lane - 1, slot, len(meaning.objects), frames)
+        x = x - pan(meaning.camera, frames)
+        for row in code[3 * slot : 3 * slot + 3, 64:]:
+            early_x, early_y, late_x, late_y = np.split(row, [15, 24, 39])
+            assert (early_x @ across, late_x @ across) == pytest.approx(tuple(x.clip(-16, 144)), abs=1e-4)
+            assert (early_y @ down, late_y @ down) == pytest.approx(tuple(y.clip(-16, 96)), abs=1e-4)
+            assert np.count_nonzero(row) <= 8

@@ -1,34 +1,14 @@
-"""How prompted motions run, in closed form; and what a track of centroids says: which motion it is, and how smoothly it runs."""
+"""What a track of centroids says: which prompted motion it is, and how smoothly it runs."""
 
 from __future__ import annotations
 
 import numpy as np
 
+from fkv.text.meaning import MOTIONS
+from fkv.text.motion import path
+
 Array = np.ndarray
-MOTIONS = ("bounce", "drift", "orbit", "fall")
-SPEED = {"bounce": 0.25, "drift": 0.5, "fall": 0.6}
-HOP, HOP_PERIOD = 28.0, 108.0
-ORBIT_PERIOD, ORBIT_HEIGHT = 240.0, 18.0
-FALL_SPAN = 120.0
-REACH = {1: 46.0, 2: 20.0, 3: 8.0}
-ORBIT_WIDTH = {1: 34.0, 2: 20.0, 3: 12.0}
 WINDOW = 96
-
-
-def path(motion: str, frames: Array, turn: float | Array, count: int) -> tuple[Array, Array]:
-    """Way (x, y) in pixels from a motion's origin at pixel frames [n], `turn` in [0, 1) of its period on, in a scene of `count` objects."""
-    if motion == "orbit":
-        angle = 2 * np.pi * (frames / ORBIT_PERIOD + turn)
-        return ORBIT_WIDTH[count] * np.cos(angle), ORBIT_HEIGHT * np.sin(angle)
-    if motion == "fall":
-        drop = (frames * SPEED["fall"] + turn * FALL_SPAN) % FALL_SPAN
-        return np.zeros_like(drop), drop
-    way = frames * SPEED[motion] + turn * 4 * REACH[count]
-    x = np.abs(way % (4 * REACH[count]) - 2 * REACH[count]) - REACH[count]
-    if motion == "drift":
-        return x, np.zeros_like(x)
-    hop = (frames / HOP_PERIOD + turn) % 1.0
-    return x, -HOP * 4 * hop * (1 - hop)
 
 
 def misfit(motion: str, x: Array, y: Array, count: int) -> float:

@@ -44,7 +44,6 @@ def _star(x: Array, y: Array, outer: float = 17.5, ratio: float = 0.5) -> Array:
 
 
 SHAPES: dict[str, Callable[[Array, Array], Array]] = {"ball": _ball, "box": _box, "star": _star, "triangle": _triangle}
-BOTTOM: dict[str, float] = {"ball": 13.0, "box": 11.6, "star": 14.2, "triangle": 9.7}
 
 
 def distance(shape: str, x: Array, y: Array) -> Array:

@@ -19,42 +19,61 @@ GROUP = 4
 
 @dataclass
 class Batch:
-    """frames uint8 [b, 4 * f, height, width, 3]; text [b, len, dim]; mask [b, f, rows, columns] object share per latent cell; opening [b]
-    is 1 where the clip starts at scene time 0; numbers [f] absolute latent frame numbers (with a gap after the first chunk when there is
-    one)."""
+    """frames uint8 [b, 4 * f, height, width, 3]; text [b, len, dim]; mask [b, f, rows, columns] object share per latent cell; told [b, f]
+    is 1 where text and past say what the frame shows; numbers [f] absolute latent frame numbers (with a gap after the first chunk when
+    there is one)."""
 
     frames: Tensor
     text: Tensor
     mask: Tensor
-    opening: Tensor
+    told: Tensor
     numbers: Tensor
 
 
-def scene_clip(scene: Scene, starts: list[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
-    """Pixel frames and object masks per latent frame of pieces (first pixel frame, count) of a scene, one after the other."""
-    painter = Renderer(scene)
-    frames = np.concatenate([painter.frames(start, count) for start, count in starts])
-    mask = np.concatenate([object_mask(scene, start, count) for start, count in starts])
+@dataclass(frozen=True)
+class Piece:
+    """Pixel frames [first, first + count) of a scene."""
+
+    scene: Scene
+    first: int
+    count: int
+
+
+def film(pieces: list[Piece]) -> tuple[np.ndarray, np.ndarray]:
+    """Pixel frames and object masks per latent frame of pieces laid one after the other."""
+    painters = {id(piece.scene): Renderer(piece.scene) for piece in pieces}
+    frames = np.concatenate([painters[id(piece.scene)].frames(piece.first, piece.count) for piece in pieces])
+    mask = np.concatenate([object_mask(piece.scene, piece.first, piece.count) for piece in pieces])
     return frames, mask.reshape(-1, GROUP, *mask.shape[1:]).max(axis=1)
 
 
 def draw(seed: int, step: int, batch: int, latents: int, chunk: int = 3, gaps: bool = True) -> Batch:
-    """One batch. Half of the clips start at scene time 0, the others anywhere; with `gaps`, in a quarter of the batches of three chunks or
-    more the scene jumps forward by up to 600 latent frames after its first chunk, which then plays the part of a distant sink."""
+    """One batch. Half of the clips start at scene time 0, the others anywhere. With `gaps`, in a quarter of the batches of three chunks or
+    more time jumps forward by up to 600 latent frames after the first chunk, which then plays the part of a distant sink. One long clip
+    in seven cuts to its scene from another one, as after a change of prompt."""
     rng = np.random.default_rng((seed, step))
     gap = int(rng.integers(1, 200)) * chunk if gaps and latents > 2 * chunk and rng.random() < 0.25 else 0
-    scenes = [sample_scene(rng) for _ in range(batch)]
-    starts = [0 if latents == chunk or rng.random() < 0.5 else int(rng.integers(1, 60)) * GROUP * chunk for _ in scenes]
-    pieces = [[(start, GROUP * chunk), (start + GROUP * (chunk + gap), GROUP * (latents - chunk))] for start in starts]
-    clips = [scene_clip(scene, piece if latents > chunk else piece[:1]) for scene, piece in zip(scenes, pieces)]
-    layouts = [layout_of(scene, places=start == 0) for scene, start in zip(scenes, starts)]
+    scenes, reels, told = [], [], np.ones((batch, latents), np.float32)
+    for clip in range(batch):
+        scene, group, rest = sample_scene(rng), GROUP * chunk, GROUP * (latents - chunk)
+        start = int(rng.integers(1, 60)) * group if rest and rng.random() < 0.5 else 0
+        if rest and rng.random() < 1 / 7:
+            start, other = 0, int(rng.integers(1, latents // chunk)) * group
+            reel = [Piece(sample_scene(rng), int(rng.integers(60)) * group, other), Piece(scene, 0, group + rest - other)]
+            told[clip, : other // GROUP] = 0
+        else:
+            reel = [Piece(scene, start, group), Piece(scene, start + group + GROUP * gap, rest)][: 2 if rest else 1]
+            told[clip, :chunk] = start == 0
+        scenes.append((scene, start))
+        reels.append(film(reel))
     numbers = np.arange(latents)
     numbers[chunk:] += gap
+    layouts = [layout_of(scene, places=start == 0) for scene, start in scenes]
     return Batch(
-        frames=torch.from_numpy(np.stack([frames for frames, _ in clips])),
-        text=torch.from_numpy(encode_many([parsed_of(scene) for scene in scenes], layouts)),
-        mask=torch.from_numpy(np.stack([mask for _, mask in clips])),
-        opening=torch.tensor([float(start == 0) for start in starts]),
+        frames=torch.from_numpy(np.stack([frames for frames, _ in reels])),
+        text=torch.from_numpy(encode_many([parsed_of(scene) for scene, _ in scenes], layouts)),
+        mask=torch.from_numpy(np.stack([mask for _, mask in reels])),
+        told=torch.from_numpy(told),
         numbers=torch.from_numpy(numbers),
     )
 

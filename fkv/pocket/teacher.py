@@ -4,7 +4,7 @@ Block-causal training as in Self Forcing's first stage (arXiv 2506.08009, sectio
 chunks and of the noisy chunks go through the same network side by side; noisy chunk i attends to clean chunks before i and to itself. What
 a head may see of the past is a `Sight`, so that the model meets in training the caches it will be given later. Half of the heads of each
 layer ("local" heads) are shown only the first and the last frame of the past in most batches: this is built in, not discovered, and the
-model card says so.
+model card says so. What they look at beyond is measured as they go (`stray`) and trained away.
 """
 
 from __future__ import annotations
@@ -118,6 +118,20 @@ def attend(q: Tensor, k: Tensor, v: Tensor, sight: Sight, local: Sequence[int], 
     return torch.cat((near_out, far_out), dim=1).index_select(1, torch.argsort(index))
 
 
+def stray(q: Tensor, k: Tensor, local: Sequence[int], geometry: Geometry) -> Tensor:
+    """How far local heads look beyond the first and the last past frame when the last chunk reads the whole past: mean of -log(share of
+    attention on those two and on the chunk itself), 0 at best. q and k [b, heads, s, d] end with that chunk; k starts with the past."""
+    own, frame = geometry.chunk * geometry.tokens, geometry.tokens
+    past = (k.shape[2] - own) // 2
+    index = torch.tensor(local, device=q.device)
+    if past <= 2 * frame or not local:
+        return q.new_zeros(())
+    q, k = q.index_select(1, index)[:, :, -own:], k.index_select(1, index)
+    keys = torch.cat((k[:, :, -own:], k[:, :, :frame], k[:, :, past - frame : past], k[:, :, frame : past - frame]), dim=2)
+    scores = q @ keys.transpose(2, 3) * geometry.head_dim**-0.5
+    return (scores.logsumexp(-1) - scores[..., : own + 2 * frame].logsumexp(-1)).mean()
+
+
 @dataclass(frozen=True)
 class Clip:
     """One batch: clean latents (perhaps disturbed) and noisy ones [b, F, c, H, W], noise level per chunk sigma [b, n], text [b, len, dim],
@@ -164,8 +178,8 @@ class Teacher:
     def compiled(cls, model: CausalWan, spec: ModelSpec, local: Sequence[Sequence[int]]) -> Teacher:
         return cls(model, spec, local, torch.compile(before), torch.compile(after))
 
-    def predict(self, clip: Clip) -> Tensor:
-        """Network output for every noisy chunk [b, F, c, H, W]."""
+    def predict(self, clip: Clip) -> tuple[Tensor, Tensor]:
+        """Network output for every noisy chunk [b, F, c, H, W], and the mean `stray` of all layers."""
         geometry, model = self.spec.geometry, self.model
         past = clip.clean[:, : -geometry.chunk]
         t = torch.cat((torch.zeros(past.shape[:2], device=past.device), 1000 * clip.sigma.repeat_interleave(geometry.chunk, dim=1)), dim=1)
@@ -175,7 +189,7 @@ class Teacher:
         embedding, time = model.read_time(t)
         text = model.read_text(clip.text)
         tokens = model.patchify(torch.cat((past, clip.noisy), dim=1))
-        skip = past.shape[1]
+        skip, strays = past.shape[1], []
         for layer, block in enumerate(model.blocks):
             assert isinstance(block, Block)
             shift, scale, *rest = block.parts(time)
@@ -183,6 +197,8 @@ class Teacher:
             if layer == len(model.blocks) - 1:
                 q, tokens = q[:, :, skip * geometry.tokens :], tokens[:, skip * geometry.tokens :]
                 rest = [part[:, skip:] for part in rest]
+            strays.append(stray(q, k, self.local[layer], geometry))
             out = attend(q, k, v, clip.sight, self.local[layer], geometry)
             tokens = self.after(block, tokens, out, *rest, text[layer])
-        return model.unpatchify(model.head(tokens, embedding[:, skip:]), clip.noisy.shape[1], geometry.rows, geometry.columns)
+        x0 = model.unpatchify(model.head(tokens, embedding[:, skip:]), clip.noisy.shape[1], geometry.rows, geometry.columns)
+        return x0, torch.stack(strays).mean()

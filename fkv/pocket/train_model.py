@@ -34,7 +34,7 @@ BLOCK = 8
 class ModelRecipe:
     """`passes` is the number of chunk forwards of a batch (a clip of n chunks costs 2 n - 1); lengths of clips, in chunks, go from short
     to long as training proceeds: `lengths` are (until this share of the steps, chunks, weight). Every batch of clips is used `reuse`
-    times, with other noise. `own` is the share of steps, late, with the model's own past."""
+    times, with other noise. `near` weighs what local heads stray. `own` is the share of steps, late, with the model's own past."""
 
     steps: int = 8000
     warmup: int = 100
@@ -42,20 +42,23 @@ class ModelRecipe:
     passes: int = 32
     reuse: int = 3
     lengths: tuple[tuple[float, int, float], ...] = (
-        (0.45, 2, 0.8),
-        (0.45, 3, 0.2),
-        (0.8, 1, 0.5),
-        (0.8, 2, 0.15),
-        (0.8, 3, 0.35),
-        (1.0, 1, 0.4),
+        (0.35, 1, 0.6),
+        (0.35, 2, 0.25),
+        (0.35, 3, 0.15),
+        (0.75, 1, 0.45),
+        (0.75, 2, 0.1),
+        (0.75, 3, 0.3),
+        (0.75, 7, 0.15),
+        (1.0, 1, 0.35),
         (1.0, 3, 0.35),
-        (1.0, 7, 0.25),
+        (1.0, 7, 0.3),
     )
     matrix_rate: float = 5e-3
     rate: float = 3e-3
     weight_decay: float = 0.01
     average: float = 0.995
     object_weight: float = 6.0
+    near: float = 0.1
     disturb: float = 0.15
     own: float = 0.5
     own_from: float = 0.6
@@ -112,28 +115,30 @@ def optimisers(model: CausalWan, recipe: ModelRecipe) -> list[torch.optim.Optimi
 
 @dataclass(frozen=True)
 class Task:
-    """A batch ready for the network: the clip, its x0 target [b, F, c, H, W], the loss weight [b, F, H, W], and which chunks of the past
-    [b, F] are to be replaced by the network's own output (None: no chunk)."""
+    """A batch ready for the network: the clip, its x0 target [b, F, c, H, W], the loss weight [b, F, H, W], the weight of `stray`, and which
+    chunks of the past [b, F] are to be replaced by the network's own output (None: no chunk)."""
 
     clip: Clip
     target: Tensor
     weight: Tensor
+    near: float
     swap: Tensor | None
 
     def part(self, clips: slice) -> Task:
         c = self.clip
         clip = Clip(c.clean[clips], c.noisy[clips], c.sigma[clips], c.text[clips], c.frames, c.sight)
-        return Task(clip, self.target[clips], self.weight[clips], None if self.swap is None else self.swap[clips])
+        return Task(clip, self.target[clips], self.weight[clips], self.near, None if self.swap is None else self.swap[clips])
 
     def loss(self, teacher: Teacher) -> tuple[Tensor, float]:
-        """Weighted squared error of x0, and the plain error of all chunks but the first."""
+        """Weighted squared error of x0 and what local heads stray, and the plain error of all chunks but the first."""
         clip, chunk = self.clip, teacher.spec.chunk
         if self.swap is not None:
             with torch.no_grad():
-                own = teacher.predict(clip)
+                own, _ = teacher.predict(clip)
             clip = replace(clip, clean=clip.clean + self.swap[:, :, None, None, None] * (own - clip.clean))
-        error = (teacher.predict(clip) - self.target).square().mean(dim=2)
-        return (error * self.weight).mean(), float(error[:, chunk:].detach().mean())
+        found, stray = teacher.predict(clip)
+        error = (found - self.target).square().mean(dim=2)
+        return (error * self.weight).mean() + self.near * stray, float(error[:, chunk:].detach().mean())
 
 
 @dataclass(frozen=True)
@@ -162,11 +167,11 @@ class Lesson:
             sight=sample_sight(frames // chunk, self.spec.geometry, rng),
         )
         weight = (1 + recipe.object_weight * batch.mask.to(target)) / (level[:, :, 0].square() + 0.1)
-        weight[:, :chunk] *= batch.opening.to(target)[:, None, None, None]
+        weight *= batch.told.to(target)[:, :, None, None]
         swap = None
         if step >= recipe.own_from * recipe.steps and rng.random() < recipe.own and frames > chunk:
             swap = (torch.rand(sigma.shape, generator=generator) < 0.7).to(target).repeat_interleave(chunk, dim=1)
-        return Task(clip, target, weight, swap)
+        return Task(clip, target, weight, recipe.near, swap)
 
     def levels(self, clips: int, chunks: int, generator: torch.Generator) -> Tensor:
         """Noise level of every chunk [clips, chunks]: a quarter at 1, the others uniform in [0.25, 1]."""

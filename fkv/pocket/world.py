@@ -10,18 +10,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fkv.metrics.motion import path
-from fkv.metrics.shapes import BOTTOM, cover, distance
+from fkv.metrics.shapes import cover, distance
 from fkv.text import CAMERAS, COLOURS, MOTIONS, SHAPES, THEMES, Layout, Parsed, Thing, describe, seeded_layout
 from fkv.text.meaning import CLOUDS, HILLS, LANDMARKS, LANES, PHASES, SUNS, WALLS
+from fkv.text.motion import pan, place
 
 Array = np.ndarray
 HEIGHT, WIDTH, FPS = 80, 128, 24
-PAN, PAN_PERIOD = 32.0, 120.0
 WALL_WIDTH, WALL_TOP, WALL_FOOT = 40, 26, 71
-FLOOR = 69.0
-CENTRES = {1: (64.0,), 2: (36.0, 92.0), 3: (22.0, 64.0, 106.0)}
-SPREAD = {1: 20.0, 2: 6.0, 3: 2.0}
 
 
 @dataclass(frozen=True)
@@ -36,14 +32,7 @@ class Object:
 
     def path(self, frames: Array, slot: int = 0, count: int = 1) -> tuple[Array, Array]:
         """Centre (x, y) [n] in world pixels at pixel frames [n], as object `slot` of `count`; slots lie from left to right."""
-        centre, lane = CENTRES[count][slot], self.lane - 1
-        way_x, way_y = path(self.motion, frames, self.phase / PHASES, count)
-        if self.motion == "orbit":
-            return centre + lane * SPREAD[count] * 0.5 + way_x, 36 + way_y
-        if self.motion == "fall":
-            return centre + lane * SPREAD[count] + way_x, way_y - 20
-        ground = 30.0 + 10 * lane if self.motion == "drift" else FLOOR - BOTTOM[self.shape]
-        return centre + way_x, ground + way_y
+        return place(self.shape, self.motion, self.phase / PHASES, self.lane - 1, slot, count, frames)
 
 
 @dataclass(frozen=True)
@@ -77,9 +66,8 @@ class Scene:
         return (34.0, 64.0, 94.0)[self.wall_place]
 
     def camera_x(self, frame: float | Array) -> float | Array:
-        """World pixel at the left edge of the view: 0, out to 32 to the side the camera pans to, and back every 120 frames."""
-        sign = {"still": 0.0, "left": -1.0, "right": 1.0}[self.camera]
-        return sign * PAN * (1 - np.cos(2 * np.pi * np.asarray(frame) / PAN_PERIOD)) / 2
+        """World pixel at the left edge of the view."""
+        return pan(self.camera, frame)
 
     def paths(self, frames: Array) -> tuple[Array, Array]:
         """Centres (x, y), each [n, objects], in frame pixels after the camera, at pixel frames [n]."""

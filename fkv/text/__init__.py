@@ -57,7 +57,7 @@ class PocketText:
     examples: tuple[str, ...] = EXAMPLES
 
     def encode(self, text: str, seed: int = 0) -> Prompt:
-        """The embedding [1, 16, 64] of any English; raises ValueError as `parse` does."""
+        """The embedding [1, 16, 112] of any English; raises ValueError as `parse` does."""
         parsed = parse(text)
         code = encode_many([parsed], [seeded_layout(parsed, seed)])
         return Prompt(text, torch.from_numpy(code), parsed.notes, parsed)

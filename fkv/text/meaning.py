@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from fkv.text.motion import pan, place
+
 COLOURS = ("red", "blue", "yellow", "purple", "white")
 SHAPES = ("ball", "box", "star", "triangle")
 MOTIONS = ("bounce", "drift", "orbit", "fall")
@@ -27,9 +29,12 @@ EXAMPLES = (
     "a yellow box bouncing over green hills, behind a wall",
     "a red ball bouncing and a blue star orbiting over green hills, camera panning left",
 )
-MOST_OBJECTS, ROWS, WIDTH = 3, 16, 64
+MOST_OBJECTS, ROWS, WIDTH = 3, 16, 112
 PHASES, LANES, SUNS, HILLS, LANDMARKS, CLOUDS, WALLS = 16, 3, 4, 8, 6, 4, 3
 LAYOUT_ROW = 13
+PLACED = 64  # first column of the places
+SEEN_AT = (1.5, 9.5)  # pixel frames of the first chunk whose places are told
+ACROSS, DOWN = (-16.0, 144.0, 15), (-16.0, 96.0, 9)  # first and last knot of a place in pixels, number of knots
 VALUES = {
     value: index
     for index, value in enumerate(("none", *COLOURS, *SHAPES, *MOTIONS, *THEMES, *CAMERAS, "open", "wall", "one", "two", "three"))
@@ -93,21 +98,22 @@ def _words(parsed: Parsed) -> list[str]:
 
 
 def encode_many(prompts: Sequence[Parsed], layouts: Sequence[Layout] = ()) -> np.ndarray:
-    """Embeddings float32 [n, 16, 64]: each used row is its row number one-hot (16) and its value one-hot (48); unused rows are zero.
+    """Embeddings float32 [n, 16, 112]: each used row is its row number one-hot (16) and its value one-hot (48); unused rows are zero.
 
-    A layout, where given, has a row of its own, and an object's phase and lane stand in the row of its motion.
+    A layout, where given, has a row of its own; an object's phase and lane stand in the row of its motion, and where it is early and late
+    in the first chunk in all its rows: x, then y, each shared between the two nearest knots.
     """
     values = np.array([[VALUES[word] for word in _words(parsed)] for parsed in prompts])
     out = np.zeros((len(prompts), ROWS, WIDTH), np.float32)
     rows = np.arange(values.shape[1])
     out[:, rows, rows] = 1
     out[np.arange(len(prompts))[:, None], rows[None], ROWS + values] = 1
-    for code, layout in zip(out, layouts):
-        _write_layout(code, layout)
+    for code, parsed, layout in zip(out, prompts, layouts):
+        _write_layout(code, parsed, layout)
     return out
 
 
-def _write_layout(code: np.ndarray, layout: Layout) -> None:
+def _write_layout(code: np.ndarray, parsed: Parsed, layout: Layout) -> None:
     offset = ROWS
     code[LAYOUT_ROW, LAYOUT_ROW] = 1
     for choice, size in zip(
@@ -118,3 +124,18 @@ def _write_layout(code: np.ndarray, layout: Layout) -> None:
     for slot, (phase, lane) in enumerate(layout.places):
         code[3 * slot + 2, ROWS + len(VALUES) + phase] = 1
         code[3 * slot + 2, ROWS + len(VALUES) + PHASES + lane] = 1
+        code[3 * slot : 3 * slot + 3, PLACED:] = _places(parsed, slot, phase, lane)
+
+
+def _places(parsed: Parsed, slot: int, phase: int, lane: int) -> np.ndarray:
+    """Where an object of the scene is in the view at the frames SEEN_AT [48]."""
+    thing, frames = parsed.objects[slot], np.array(SEEN_AT)
+    x, y = place(thing.shape, thing.motion, phase / PHASES, lane - 1, slot, len(parsed.objects), frames)
+    x = x - pan(parsed.camera, frames)
+    return np.concatenate([_between(value, *knots) for pair in zip(x, y) for value, knots in zip(pair, (ACROSS, DOWN))])
+
+
+def _between(value: float, first: float, last: float, count: int) -> np.ndarray:
+    """Weights [count], of sum 1, of the two knots on either side of a value; values beyond the ends count as the ends."""
+    at = (np.clip(value, first, last) - first) / (last - first) * (count - 1)
+    return np.maximum(0, 1 - np.abs(np.arange(count) - at))
