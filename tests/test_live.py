@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import subprocess
 import sys
@@ -58,6 +57,6 @@ def test_the_app_itself_answers_and_moves_in_time(app_itself: tuple[str, float],
         shown = min(1.0, counts["drawn"] / counts["head"])
         speed = {lane: text(page, f".numbers[data-lane='{lane}'] [data-fps]") for lane in "AB"}
     with capsys.disabled():
-        print(f"\npage after {answered:.1f} s, video {moved:.1f} s after Start, {100 * shown:.0f} % of frames shown, end to end {speed} FPS")
+        print(f"\npage after {answered:.1f} s, video after {moved:.1f} s, {100 * shown:.0f} % of frames shown, end to end {speed} FPS")
     assert counts["lost"] == 0
     assert abs(counts["drawn"] + counts["dropped"] - counts["head"]) <= 2

@@ -115,8 +115,8 @@ def optimisers(model: CausalWan, recipe: ModelRecipe) -> list[torch.optim.Optimi
 
 @dataclass(frozen=True)
 class Task:
-    """A batch ready for the network: the clip, its x0 target [b, F, c, H, W], the loss weight [b, F, H, W], the weight of `stray`, and which
-    chunks of the past [b, F] are to be replaced by the network's own output (None: no chunk)."""
+    """A batch ready for the network: the clip, its x0 target [b, F, c, H, W], the loss weight [b, F, H, W], the weight of `stray`, and
+    which chunks of the past [b, F] are to be replaced by the network's own output (None: no chunk)."""
 
     clip: Clip
     target: Tensor

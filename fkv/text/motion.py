@@ -1,4 +1,4 @@
-"""How prompted things and the camera move, in closed form. Pixels of an 80 x 128 frame; time is the pixel-frame index, 24 frames a second."""
+"""How prompted things and the camera move, in closed form, in pixels of an 80 x 128 frame; time is the pixel-frame index, 24 a second."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def path(motion: str, frames: Array, turn: float | Array, count: int) -> tuple[A
 
 
 def place(shape: str, motion: str, turn: float, lane: int, slot: int, count: int, frames: Array) -> tuple[Array, Array]:
-    """Centre (x, y) [n] in world pixels at pixel frames [n] of object `slot` of `count`; slots lie from left to right, `lane` in -1, 0, 1."""
+    """Centre (x, y) [n] in world pixels at pixel frames [n] of object `slot` of `count` from the left; `lane` is -1, 0 or 1."""
     centre = CENTRES[count][slot]
     way_x, way_y = path(motion, frames, turn, count)
     if motion == "orbit":
