@@ -22,8 +22,12 @@ class Settings:
     """Everything a person can change while it runs; read once per chunk.
 
     `left` and `right` are policy spellings ("full:21", "forcing-kv:sink=1"). With `compress` off lane B runs the left policy. `layer` and
-    `head` are the head whose attention is measured. Static heads: `roles` if given, else the profile cut at `threshold` if given, else
-    the profile's own. `chunks` 0 runs until stopped.
+    `head` are the head on show, `pinned` up to four further (layer, head) whose attention is kept beside it; `skip_first` key frames are
+    left out of the live head score. `chunks` 0 runs until stopped; with `benchmark` nothing is probed.
+
+    Static heads: `roles` if given, else what `rule` makes of the profile: "profile" (its own classes, or those at `threshold` where that
+    is set), "threshold" (at `threshold`), "quota:0.5" (that share of every layer, highest scores first), "inverted", "random:7" (as many
+    per layer, drawn with that seed), "all-static", "all-dynamic". `overrides` (layer, head, "static" or "dynamic") come last.
     """
 
     prompt: str = ""
@@ -37,6 +41,11 @@ class Settings:
     chunks: int = 0
     threshold: float | None = None
     roles: Roles | None = None
+    pinned: tuple[tuple[int, int], ...] = ()
+    skip_first: int = 1
+    rule: str = "profile"
+    overrides: tuple[tuple[int, int, str], ...] = ()
+    benchmark: bool = False
 
 
 @dataclass(frozen=True)
@@ -175,6 +184,82 @@ class Maps:
 
 
 @dataclass(frozen=True)
+class Heads:
+    """What every head of lane A looks at, from sampled queries of the last noisy pass of a chunk, each with its exact softmax.
+
+    `frames` are key frames, ascending, the last `chunk` of them being drawn; `layers` were measured in this chunk, the others wait their
+    turn. `share` float32 [layers measured, heads, key frames] and `bands` float32 [layers measured, heads, key frames, segments] are
+    means over the queries, nan where a head cannot see the frame. The grids are running values over chunks with a half-life of
+    `halflife` chunks, nan where never measured: head score and its standard error, entropy over (frame, segment) bins as a share of its
+    largest value, share on the first frame, and coverage: the share of this attention that falls on tokens lane B still holds.
+    `queries` were sampled per head and chunk. `static` is the class now in force in lane B. `probe_share` is the probe's time over the
+    compute time so far, `covered` how many layers a chunk the governor now allows.
+    """
+
+    chunk: int
+    frames: tuple[int, ...]
+    layers: tuple[int, ...]
+    share: np.ndarray
+    bands: np.ndarray
+    scores: Grid
+    errors: Grid
+    entropy: Grid
+    sink: Grid
+    coverage: Grid
+    queries: int
+    halflife: float
+    static: Roles
+    probe_share: float
+    covered: int
+
+
+@dataclass(frozen=True)
+class Classes:
+    """The static heads now in force in lane B, from `chunk` on, by `rule` and `overrides`; sent whenever they change."""
+
+    chunk: int
+    static: Roles
+    rule: str
+    overrides: tuple[tuple[int, int, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class TokenMap:
+    """Attention between one token and every token of the frames a head holds, exact for that head, pass and chunk.
+
+    The token is (`row`, `column`) of `frame`. Toward "keys": `weights` float32 [frames, rows, columns] is where that query looks and sums
+    to 1. Toward "queries": it is the weight each query token of the chunk being drawn gives to that key, in [0, 1] each, `frames` then
+    being query frames. nan where a lane does not hold the token. `share` is the sum per frame (toward keys) or the mean per query frame.
+    `unseen` is the share of the same token's attention in lane A that falls on tokens this lane does not hold; nan where unknown.
+    """
+
+    chunk: int
+    layer: int
+    head: int
+    lane: Lane
+    frame: int
+    row: int
+    column: int
+    toward: Literal["keys", "queries"]
+    frames: tuple[int, ...]
+    weights: np.ndarray
+    share: tuple[float, ...]
+    unseen: float
+
+
+@dataclass(frozen=True)
+class FrameMatrix:
+    """Attention of one head by frames: `mass` float32 [query frames, key frames], all queries, rows sum to 1; nan where nothing is held."""
+
+    chunk: int
+    layer: int
+    head: int
+    frames: tuple[int, ...]
+    queries: tuple[int, ...]
+    mass: np.ndarray
+
+
+@dataclass(frozen=True)
 class Kept:
     """What one class of heads keeps in the layer on show: (frame, occupancy) with one share in [0, 1] per segment of the frame, top to
     bottom.
@@ -265,4 +350,4 @@ class Done:
     chunks: int
 
 
-Event = Start | Frames | Sample | Maps | Residency | Verdict | Notice | Tick | Done
+Event = Start | Frames | Sample | Maps | Heads | Classes | Residency | Verdict | Notice | Tick | Done
