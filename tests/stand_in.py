@@ -6,16 +6,18 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
 from fkv.events import (
     LANES,
+    Classes,
     Done,
     Event,
+    FrameMatrix,
     Frames,
+    Heads,
     Kept,
     Lane,
     Maps,
@@ -29,11 +31,14 @@ from fkv.events import (
     Similarity,
     Start,
     Tick,
+    TokenMap,
     Verdict,
 )
+from fkv.heads import HeadProfile
 from fkv.policies import label, parse
 from fkv.spec import POCKET, ModelSpec
 from fkv.text import PocketText
+from fkv.wishes import check_head, roles_of
 
 LAYERS, HEADS, CHUNK = POCKET.net.layers, POCKET.net.heads, POCKET.chunk
 FRAME_BYTES = 2 * 4 * LAYERS * POCKET.net.dim * POCKET.geometry.tokens
@@ -45,7 +50,7 @@ class StandInEngine:
 
     spec: ModelSpec = POCKET
     text: PocketText = field(default_factory=PocketText)
-    profile: Any = field(default_factory=lambda: SimpleNamespace(static=profile_facts().static, roles=lambda: profile_facts().static))
+    profile: HeadProfile = field(default_factory=lambda: HeadProfile.of_scores("pocket", profile_facts().scores).by_threshold(0.8))
     lose: int = -1  # the chunk at which lane B ends with an error
     begun: int = 0
     ended: int = 0
@@ -78,6 +83,8 @@ class StandInSession:
 
     def __init__(self, engine: StandInEngine, settings: Settings, encode: Callable[[np.ndarray], bytes] | None = None):
         engine.text.encode(settings.prompt)
+        check_head(engine, settings)  # type: ignore[arg-type]
+        self.static = roles_of(engine, settings)  # type: ignore[arg-type]
         self.engine, self.settings, self.encode = engine, settings, encode
         self.lock, self.stopped = threading.Lock(), threading.Event()
         self.notices: list[Notice] = []
@@ -85,7 +92,9 @@ class StandInSession:
 
     def change(self, **edits: Any) -> Settings:
         with self.lock:
-            before, self.settings = self.settings, replace(self.settings, **edits)
+            before, after = self.settings, replace(self.settings, **edits)
+            roles_of(self.engine, after)  # type: ignore[arg-type]
+            self.settings = after
             if self.settings.prompt != before.prompt:
                 self._note("prompt", None, self.settings.prompt)
             for side, lane in (("left", "A"), ("right", "B")):
@@ -100,6 +109,30 @@ class StandInSession:
 
     def stop(self) -> None:
         self.stopped.set()
+
+    def look(
+        self, layer: int, head: int, frame: int, row: int, column: int, *, lane: Lane = "A", toward: str = "keys", chunk: int | None = None
+    ) -> TokenMap:
+        """Half of the weight on the token asked for in the newest frame before the one asked for, the rest spread evenly."""
+        now = self.settings
+        if (layer, head) not in {(now.layer, now.head), *now.pinned}:
+            raise ValueError(f"head {head} of layer {layer} is not kept; pin it and wait for the next chunk")
+        newest = CHUNK * self.chunk
+        frames = tuple(range(max(0, newest - 21), newest)) if toward == "keys" else tuple(range(newest - CHUNK, newest))
+        if frame not in frames:
+            raise ValueError(f"frame {frame} is no longer kept; choose one of frames {frames[0]}..{frames[-1]}")
+        geometry = self.engine.spec.geometry
+        weights = np.full((len(frames), geometry.rows, geometry.columns), 0.5 / (len(frames) * geometry.tokens), np.float32)
+        weights[frames.index(frame) - 1, row, column] += 0.5
+        if lane == "B" and now.compress:
+            weights[1:-6] = np.nan
+        share = tuple(float(x) for x in weights.sum((1, 2)))
+        return TokenMap(self.chunk - 1, layer, head, lane, frame, row, column, toward, frames, weights, share, 0.25)  # type: ignore[arg-type]
+
+    def pooled(self, layer: int, head: int, *, lane: Lane = "A", chunk: int | None = None) -> FrameMatrix:
+        maps = self._maps(self.chunk - 1, replace(self.settings, layer=layer, head=head))
+        row = np.asarray(maps.left if lane == "A" else maps.right, np.float32)
+        return FrameMatrix(maps.chunk, layer, head, maps.frames, maps.frames[-CHUNK:], np.tile(row, (CHUNK, 1)))
 
     def events(self) -> Iterator[Event]:
         self.engine.begun += 1
@@ -123,6 +156,9 @@ class StandInSession:
             yield notice
             yield replace(notice, chunk=chunk, state="applied", ms=31.0)
             self.since = chunk
+        if (static := roles_of(self.engine, now)) != self.static:  # type: ignore[arg-type]
+            self.static, self.since = static, chunk
+            yield Classes(chunk, static, now.rule, now.overrides)
         spoken = {"A": now.left, "B": now.right if now.compress else now.left}
         for lane in LANES:
             if lane == "B" and 0 <= self.engine.lose <= chunk:
@@ -134,7 +170,9 @@ class StandInSession:
             jpeg = self.encode(pixels) if self.encode else None
             yield Frames(lane, chunk, 12 * chunk, CHUNK * chunk, pixels, jpeg, label(parse(spoken[lane])), spoken[lane])
             yield self._sample(lane, chunk, now, spoken[lane], recached=bool(pending))
-        yield self._maps(chunk, now)
+        if not now.benchmark:
+            yield self._maps(chunk, now)
+            yield self._heads(chunk, now)
         for lane in LANES:
             yield self._residency(lane, chunk, now)
         if not 0 <= self.engine.lose <= chunk:
@@ -171,6 +209,26 @@ class StandInSession:
         seen = [f == 0 or f >= newest - 6 for f in frames] if now.compress else [f >= newest - 21 for f in frames]
         right = np.where(seen, weight, np.nan)
         return Maps(chunk, now.layer, now.head, frames, tuple(left / np.nansum(left)), tuple(right / np.nansum(right)))
+
+    def _heads(self, chunk: int, now: Settings) -> Heads:
+        """Two layers a chunk in turn; the scores wander a little around the profile's."""
+        newest, rng, segments = CHUNK * (chunk + 1), np.random.default_rng(chunk), 5
+        frames = tuple(range(max(0, newest - 21), newest))
+        layers = tuple(sorted({2 * chunk % LAYERS, (2 * chunk + 1) % LAYERS}))
+        reach = np.array([[0.3 + 9 * (1 - score) for score in self.engine.profile.scores[layer]] for layer in layers])  # type: ignore[index]
+        age = newest - np.array(frames)
+        share = np.exp(-age / reach[:, :, None])
+        share = (share / share.sum(-1, keepdims=True)).astype(np.float32)
+        bands = np.repeat(share[..., None] / segments, segments, -1)
+        running = np.array(profile_facts().scores) + 0.005 * rng.standard_normal((LAYERS, HEADS))
+        running[2 * (chunk + 1) :] = np.nan if chunk < LAYERS // 2 else running[2 * (chunk + 1) :]
+
+        def grid(values: np.ndarray) -> tuple[tuple[float, ...], ...]:
+            return tuple(tuple(float(x) for x in row) for row in values)
+
+        known = np.where(np.isnan(running), np.nan, 1.0)
+        metrics = grid(running), grid(0.02 * known), grid(1 - running), grid(0.1 * known), grid(np.minimum(1, 0.1 + running))
+        return Heads(chunk, frames, layers, share, bands, *metrics, 24, 3.0, roles_of(self.engine, now), 0.014, 2)  # type: ignore[arg-type]
 
     def _residency(self, lane: Lane, chunk: int, now: Settings) -> Residency:
         first = CHUNK * chunk

@@ -71,7 +71,7 @@ def test_every_event_of_a_run_becomes_finite_json() -> None:
         if len(events) == 30:
             session.change(prompt="a blue star", compress=False)
     sent = [message(event) for event in events]
-    assert {entry["type"] for entry in sent} == {"start", "frames", "sample", "maps", "residency", "verdict", "notice", "done"}
+    assert {entry["type"] for entry in sent} == {"start", "frames", "sample", "maps", "heads", "residency", "verdict", "notice", "done"}
     assert json.dumps(sent, allow_nan=False)
 
 
