@@ -16,6 +16,7 @@ from fkv.pocket import run
 from fkv.pocket.data import draw
 from fkv.pocket.evaluate import summary
 from fkv.pocket.muon import orthogonal
+from fkv.pocket.stages import Stages
 from fkv.pocket.teacher import Clip, Sight, Teacher, everything, local_heads, some_frames, some_segments, stray
 from fkv.pocket.train import main
 from fkv.pocket.train_model import ModelRecipe, initialise, train_model
@@ -245,3 +246,21 @@ def test_the_command_refuses_bad_numbers_in_one_line(capsys: pytest.CaptureFixtu
 def test_the_model_is_not_trained_without_a_codec(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["model", "--out", str(tmp_path), "--work", str(tmp_path), "--device", "cpu"]) == 2
     assert "train codec" in capsys.readouterr().err
+
+
+def test_a_stopped_report_goes_on_with_the_parts_it_has_until_the_weights_change(tmp_path: Path) -> None:
+    weights, calls = tmp_path / "model.safetensors", []
+    weights.write_bytes(b"one")
+
+    def measure() -> tuple[dict[str, float], dict[str, np.ndarray]]:
+        calls.append(1)
+        return {"kept": 0.5}, {"full/0": np.full((2, 3), len(calls), np.uint8)}
+
+    first = Stages(tmp_path, weights).measured("full", measure)
+    again = Stages(tmp_path, weights).measured("full", measure)
+    assert first[0] == again[0] == {"kept": 0.5}
+    assert np.array_equal(first[1]["full/0"], again[1]["full/0"])
+    assert len(calls) == 1
+    weights.write_bytes(b"two")
+    _, pictures = Stages(tmp_path, weights).measured("full", measure)
+    assert pictures["full/0"].max() == 2

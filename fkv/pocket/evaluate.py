@@ -23,6 +23,7 @@ from fkv.engine import Engine, load
 from fkv.heads import HeadProfile, measure
 from fkv.metrics import WorldMetrics, world_metrics
 from fkv.pocket.paint import render
+from fkv.pocket.stages import Pictures, Stages
 from fkv.pocket.teacher import local_heads
 from fkv.pocket.world import parsed_of, prompt_of, sample_scene
 from fkv.policies import parse
@@ -76,11 +77,11 @@ def held_out(count: int) -> list[str]:
     return [prompt_of(sample_scene(rng)) for _ in range(count)]
 
 
-def summary(found: Sequence[WorldMetrics]) -> dict[str, Any]:
+def summary(found: Sequence[WorldMetrics] | Sequence[dict[str, float]]) -> dict[str, Any]:
     """Mean and standard error of every metric over clips; None where no clip could tell."""
     out: dict[str, Any] = {"clips": len(found)}
     for name in SHARES + NUMBERS:
-        values = np.array([float(getattr(one, name)) for one in found])
+        values = np.array([one[name] if isinstance(one, dict) else float(getattr(one, name)) for one in found])
         values = values[np.isfinite(values)]
         if len(values):
             error = float(values.std(ddof=1) / len(values) ** 0.5) if len(values) > 1 else None
@@ -101,8 +102,24 @@ def profile_heads(engine: Engine, prompts: int, progress: Callable[[int, int], N
     profile = measure(stream, held_out(prompts), progress=progress)
     net = engine.spec.net
     near = local_heads(net.layers, net.heads)
-    built_in = {"near_heads": near, "what": "these heads saw only the first and the last past frame in 80 % of training batches"}
+    built_in = {
+        "near_heads": near,
+        "what": "these heads saw only the first and the last past frame in 80 % of training batches, and in every "
+        "batch were trained away from what they would look at beyond",
+    }
     return replace(profile.classified(), recipe={**profile.recipe, "built_in": built_in})
+
+
+def measured_heads(engine: Engine, prompts: int) -> str:
+    """The profile as JSON, measured under a progress bar."""
+    bar = tqdm(desc="heads", mininterval=5)
+
+    def progress(done: int, due: int) -> None:
+        bar.total = due
+        bar.update(done - bar.n)
+
+    with bar:
+        return profile_heads(engine, prompts, progress).to_json()
 
 
 def trials(profile: HeadProfile) -> list[Trial]:
@@ -118,31 +135,39 @@ def truths(count: int, frames: int) -> list[WorldMetrics]:
     return [world_metrics(render(scene, 0, frames), parsed_of(scene)) for scene in scenes]
 
 
-def compare(engine: Engine, profile: HeadProfile, prompts: int, few: int, chunks: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """World metrics per trial (the full cache over all prompts, the others over the first `few`) and some frames of the first six
-    prompts."""
+def one_trial(engine: Engine, trial: Trial, texts: Sequence[str], chunks: int) -> tuple[dict[str, Any], Pictures]:
+    """World metrics of every prompt under one trial, and some frames of the first six."""
+    rows, keep = [], {}
+    for seed, frames in enumerate(tqdm(clips(engine, texts, trial, chunks), desc=trial.name, total=len(texts), mininterval=5)):
+        found = world_metrics(frames, read(texts[seed]))
+        rows.append({name: float(getattr(found, name)) for name in SHARES + NUMBERS})
+        if seed < 6:
+            keep[f"{trial.name}/{seed}"] = frames[:: max(1, len(frames) // 10)]
+    return {"rows": rows}, keep
+
+
+def compare(engine: Engine, profile: HeadProfile, stages: Stages, prompts: int, few: int, chunks: int) -> tuple[dict[str, Any], Pictures]:
+    """World metrics per trial (the full cache over all prompts, the others over the first `few`) and frames to look at."""
     texts = held_out(prompts)
     out: dict[str, Any] = {"ground truth": summary(truths(few, 12 * chunks))}
-    keep: dict[str, np.ndarray] = {}
-    found: dict[str, list[WorldMetrics]] = {}
+    keep: Pictures = {}
+    found: dict[str, list[dict[str, float]]] = {}
     for trial in trials(profile):
         some = texts if trial.name == "full" else texts[:few]
-        found[trial.name] = []
-        for seed, frames in enumerate(tqdm(clips(engine, some, trial, chunks), desc=trial.name, total=len(some), mininterval=5)):
-            found[trial.name].append(world_metrics(frames, read(some[seed])))
-            if seed < 6:
-                keep[f"{trial.name}/{seed}"] = frames[:: max(1, len(frames) // 10)]
+        numbers, pictures = stages.measured(trial.name, lambda trial=trial, some=some: one_trial(engine, trial, some, chunks))
+        found[trial.name] = numbers["rows"]
+        keep.update(pictures)
         out[trial.name] = summary(found[trial.name])
     out["differences to full, in points"] = {name: _paired(rows, found["full"]) for name, rows in found.items() if name != "full"}
     return out, keep
 
 
-def _paired(found: Sequence[WorldMetrics], base: Sequence[WorldMetrics]) -> dict[str, Any]:
+def _paired(found: Sequence[dict[str, float]], base: Sequence[dict[str, float]]) -> dict[str, Any]:
     """Difference of every share to the full cache on the same prompts, in points, with a 95 % interval from 2000 bootstrap samples."""
     rng = np.random.default_rng(0)
     out = {}
     for name in SHARES:
-        gaps = np.array([100 * (float(getattr(a, name)) - float(getattr(b, name))) for a, b in zip(found, base)])
+        gaps = np.array([100 * (a[name] - b[name]) for a, b in zip(found, base)])
         gaps = gaps[np.isfinite(gaps)]
         if len(gaps):
             means = gaps[rng.integers(len(gaps), size=(2000, len(gaps)))].mean(1)
@@ -151,19 +176,19 @@ def _paired(found: Sequence[WorldMetrics], base: Sequence[WorldMetrics]) -> dict
     return out
 
 
-def endurance(engine: Engine, profile: HeadProfile, count: int, frames: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def endurance(engine: Engine, profile: HeadProfile, stages: Stages, count: int, frames: int) -> tuple[dict[str, Any], Pictures]:
     """Rollouts of `frames` latent frames: objects kept, drift of sharpness and saturation against the third chunk."""
     chunks = -(-frames // engine.spec.chunk)
     texts = held_out(count)
     out: dict[str, Any] = {"ground truth": summary(truths(count, 4 * engine.spec.chunk * chunks))}
-    keep: dict[str, np.ndarray] = {}
+    keep: Pictures = {}
     for trial in trials(profile):
         if trial.name in ("full", "window", "forcing-kv"):
-            found = []
-            for seed, pixels in enumerate(tqdm(clips(engine, texts, trial, chunks), desc=f"{frames} frames, {trial.name}", total=count)):
-                found.append(world_metrics(pixels, read(texts[seed])))
-                keep[f"{trial.name}/{seed}"] = pixels[:: max(1, len(pixels) // 12)]
-            out[trial.name] = summary(found)
+            numbers, pictures = stages.measured(
+                f"{frames} frames, {trial.name}", lambda trial=trial: one_trial(engine, trial, texts, chunks)
+            )
+            out[trial.name] = summary(numbers["rows"])
+            keep.update(pictures)
     return out, keep
 
 
@@ -182,22 +207,18 @@ def training_log(work: Path, name: str) -> list[dict[str, Any]]:
 def write_report(
     out: Path, work: Path, device: str, *, prompts: int = 64, few: int = 16, chunks: int = 20, long_clips: int = 2, long_frames: int = 1000
 ) -> None:
-    """Profile the heads, measure everything, and write `heads.json`, `report.json` and `report.png` into `out`."""
+    """Profile the heads, measure everything, and write `heads.json`, `report.json` and `report.png` into `out`. A stopped report goes on
+    where it was, as long as the weights are the same."""
     from fkv.pocket.train_codec import CodecRecipe
     from fkv.pocket.train_codec import measure as codec_psnr
 
     engine = load(POCKET, device)
-    bar = tqdm(desc="heads", mininterval=5)
-
-    def progress(done: int, due: int) -> None:
-        bar.total = due
-        bar.update(done - bar.n)
-
-    profile = profile_heads(engine, few, progress)
-    bar.close()
+    stages = Stages(work, out / "model.safetensors")
+    measured, _ = stages.measured("heads", lambda: ({"profile": measured_heads(engine, few)}, {}))
+    profile = HeadProfile.from_json(measured["profile"], engine.spec.geometry)
     (out / "heads.json").write_text(profile.to_json())
-    worlds, pictures = compare(engine, profile, prompts, few, chunks)
-    long, long_pictures = endurance(engine, profile, long_clips, long_frames)
+    worlds, pictures = compare(engine, profile, stages, prompts, few, chunks)
+    long, long_pictures = endurance(engine, profile, stages, long_clips, long_frames)
     recipe = work / "recipe.json"
     previous = json.loads((out / "report.json").read_text()) if (out / "report.json").is_file() else {}
     training = (
