@@ -1,5 +1,5 @@
-"""`python -m fkv COMMAND`: generate, profile, bench, doctor, train. Exit status 0, 2 with one line on bad arguments, 130 when
-interrupted."""
+"""`python -m fkv COMMAND`: generate, profile, bench, record, figures, doctor, train. Exit status 0, 2 with one line on bad arguments,
+130 when interrupted."""
 
 from __future__ import annotations
 
@@ -126,6 +126,15 @@ def parser() -> Parser:
     bench.add_argument("--json", type=output, help="every measurement and the figures, with device, versions and commit")
     bench.add_argument("--markdown", action="store_true", help="print the figures as a Markdown table")
 
+    record = add("record", "record one run with everything the lesson shows, so that it needs no model")
+    common(record)
+    record.add_argument("--prompts", type=count, default=6, help="prompts to compare roles on (default: 6)")
+    record.add_argument("--chunks", type=count, default=20, help="chunks of the timed run (default: 20)")
+    record.add_argument("--right", default="forcing-kv", help="policy of lane B (default: forcing-kv)")
+    record.add_argument(
+        "--json", type=output, default="assets/lesson/recorded.json.gz", help="where it goes (default: assets/lesson/recorded.json.gz)"
+    )
+
     add("figures", "write the README's table of figures from the measurement files in assets")
     add("doctor", "say what is installed, what the machine offers and what will run")
     train = commands.add_parser("train", help="train the pocket model (train --help says how)", add_help=False)
@@ -195,6 +204,25 @@ def run_profile(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def run_record(arguments: argparse.Namespace) -> int:
+    import gzip
+
+    from tqdm import tqdm
+
+    from fkv.record import Recorder
+    from fkv.views.trace import to_json
+
+    recorder = Recorder(load(arguments), prompts=arguments.prompts, chunks=arguments.chunks, right=arguments.right)
+    with tqdm(total=recorder.total, unit="chunk") as bar:
+        recorder.tick = bar.update
+        text = to_json(recorder.trace())
+    path = Path(arguments.json)
+    packed = gzip.compress(text.encode(), mtime=0) if path.suffix == ".gz" else text.encode()
+    path.write_bytes(packed)
+    print(f"{path}: {len(packed) / 1e6:.2f} MB, prompts: {arguments.prompts}, chunks in two lanes: {arguments.chunks}")
+    return 0
+
+
 def run_doctor(_: argparse.Namespace) -> int:
     from fkv.doctor import report
 
@@ -216,7 +244,10 @@ def main(argv: list[str] | None = None) -> int:
 
         return train(argv[1:])
     arguments = parser().parse_args(argv)
-    commands = {"generate": run_generate, "bench": run_bench, "profile": run_profile, "figures": run_figures, "doctor": run_doctor}
+    commands = {
+        "generate": run_generate, "bench": run_bench, "profile": run_profile, "record": run_record, "figures": run_figures,
+        "doctor": run_doctor,
+    }  # fmt: skip
     try:
         return commands[arguments.command](arguments)
     except (ValueError, OSError) as error:

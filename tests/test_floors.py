@@ -14,7 +14,7 @@ FLOORS: dict[str, float] = {
     "rope": 1, "groups": 1, "cache": 1.5, "codec": 2, "wan": 2, "weights": 2, "policies": 2,
     "metrics": 2.5, "stream": 3, "probe": 3, "meter": 3, "heads": 3.5, "engine": 3.7,
     "lane": 3.8, "wishes": 3.8, "pairs": 3.8, "machine": 3.8, "video": 3, "session": 4, "views": 4, "pocket": 4.5,
-    "ui": 5, "generate": 5, "doctor": 5, "figures": 5, "bench": 5.5, "__main__": 6, "app": 6,
+    "ui": 5, "generate": 5, "doctor": 5, "figures": 5, "record": 5, "bench": 5.5, "__main__": 6, "app": 6,
 }  # fmt: skip
 LIGHT = {"views": {"torch", "gradio"}, "spec": {"torch", "gradio"}, "events": {"torch", "gradio"}}
 FILES = sorted([*(HOUSE / "fkv").rglob("*.py"), *HOUSE.glob("app.py")])

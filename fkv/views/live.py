@@ -1,0 +1,79 @@
+"""A visitor's own run as a `Trace`: the newest of what its events have said."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from fkv.events import LANES, Heads, Lane, ModelFacts, Residency, Sample, Start, Verdict
+from fkv.views import cache
+from fkv.views.trace import Classes, LaneTrace, Look, Made, Model, Source, Trace
+
+
+def made(samples: Iterable[Sample]) -> dict[str, tuple[Made, ...]]:
+    """A run's measurements, lane by lane."""
+    rows: dict[str, list[Made]] = {lane: [] for lane in LANES}
+    for one in samples:
+        counts = not (one.warmup or one.recached)
+        rows[one.lane].append(Made(one.chunk, one.frames, one.ms.end_to_end, one.bytes_stored, one.past, counts))
+    return {lane: tuple(found) for lane, found in rows.items()}
+
+
+def live(events: Sequence[object], pictures: Mapping[Lane, Sequence[str]] | None = None) -> Trace | None:
+    """A visitor's own run from its events, oldest first; None before its first chunk."""
+    start = next((event for event in reversed(events) if isinstance(event, Start)), None)
+    samples = [event for event in events if isinstance(event, Sample)]
+    if start is None or not samples:
+        return None
+    facts = start.model
+    model = model_of(facts)
+    rows, shown = made(samples), pictures or {}
+    spoken = {one.lane: one.policy for one in samples}
+    lanes = {
+        lane: LaneTrace(spoken.get(lane, ""), spoken.get(lane, ""), rows[lane], tuple(shown.get(lane, ()))) for lane in LANES if rows[lane]
+    }
+    heads = [event for event in events if isinstance(event, Heads)]
+    profile = start.profile
+    known = profile and Classes(
+        profile.static, profile.rule, profile.threshold, np.asarray(profile.scores, float), np.asarray(profile.errors, float)
+    )
+    decibels = [event.psnr for event in events if isinstance(event, Verdict) and event.psnr is not None]
+    held = next((event for event in reversed(events) if isinstance(event, Residency) and event.lane == "B" and event.similarity), None)
+    source = Source("live", machine=f"{facts.device}, {facts.threads} threads", recipe={"prompt": start.settings.prompt})
+    return Trace(
+        source=source,
+        model=model,
+        prompt=start.settings.prompt,
+        lanes=lanes,
+        classes=known,
+        psnr=tuple(decibels),
+        look=look_of(heads, facts.layers),
+        residency=held and cache.residency(held),
+    )
+
+
+def model_of(facts: ModelFacts, *, numbers: int = 0, width: int = 0) -> Model:
+    """What the texts need of a model's facts."""
+    shape = facts.layers, facts.heads, facts.rows, facts.columns
+    return Model(facts.title, *shape, facts.chunk, facts.pixel_frames, facts.window, facts.steps, numbers, width)
+
+
+def look_of(events: Sequence[Heads], layers: int) -> Look | None:
+    """The newest live measurement of every layer, on the frames of the newest of all; None while a layer is missing.
+
+    A layer that waited for its turn was measured some chunks earlier: its frames are put where they were then, counted back from the end.
+    """
+    if not events:
+        return None
+    newest = events[-1]
+    latest: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+    for event in events:
+        if len(event.frames) == len(newest.frames):
+            latest |= {layer: (event.share[place], event.bands[place]) for place, layer in enumerate(event.layers)}
+    if len(latest) < layers:
+        return None
+    share, bands = (np.stack([latest[layer][part] for layer in range(layers)]) for part in (0, 1))
+    said = f"{newest.queries} sampled queries a head"
+    errors = np.asarray(newest.errors, float)
+    return Look(newest.chunk, newest.frames, share, bands, errors, "standard error over sampled queries", said, newest.halflife)
