@@ -6,6 +6,7 @@ Sources: Self Forcing (arXiv 2506.08009) for the sampler and its warped step lis
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,8 @@ class Schedule:
 
     `steps` are positions on the unshifted clock (1000 = pure noise). With `warp` each is looked up in the shifted table of `train_steps`
     entries, as Self Forcing does; without, they are model timesteps as they stand. `sampler` says how x0 becomes the next input: "renoise"
-    draws fresh noise, "euler" keeps the noise the network itself implies. `context` is the timestep of the clean pass (its input is never
-    noised).
+    draws fresh noise, "euler" keeps the noise the network itself implies, "rolling" renoises a window of chunks jointly (`fkv/rolling.py`).
+    `context` is the timestep of the clean pass (its input is never noised).
     """
 
     steps: tuple[float, ...] = (1000, 750, 500, 250)
@@ -59,8 +60,8 @@ class Schedule:
     def __post_init__(self) -> None:
         if not self.steps or any(not 0 <= step <= self.train_steps for step in self.steps):
             raise ValueError(f"steps {self.steps} must be one or more numbers in [0, {self.train_steps}]")
-        if self.sampler not in ("renoise", "euler"):
-            raise ValueError(f"sampler {self.sampler!r} is unknown; use 'renoise' or 'euler'")
+        if self.sampler not in ("renoise", "euler", "rolling"):
+            raise ValueError(f"sampler {self.sampler!r} is unknown; use 'renoise', 'euler' or 'rolling'")
 
     def table(self) -> list[float]:
         """Sigma of every training step, from 1 down to just above 0."""
@@ -97,8 +98,24 @@ class Geometry:
 
 
 @dataclass(frozen=True)
+class Adapter:
+    """Low-rank additions to a checkpoint (W + alpha/rank * B A), from another file of its repository."""
+
+    file: str
+    rank: int
+    alpha: float
+    entry: tuple[str, ...] = ()
+    size_bytes: int = 0
+
+
+@dataclass(frozen=True)
 class ModelSpec:
-    """One checkpoint. `prediction` names what the network puts out: "flow" (noise - x0, every published model) or "x0"."""
+    """One checkpoint. `prediction` names what the network puts out: "flow" (noise - x0, every published model) or "x0".
+
+    With a `repo` the weights are `file` of that Hub repository, without one they lie in the directory `file`. `entry` names where the
+    tensors lie in a nested file, the first that is there; `size_bytes` is 0 where the size has not been looked up. `note` is what a person
+    should know before choosing the row.
+    """
 
     name: str
     title: str
@@ -119,6 +136,11 @@ class ModelSpec:
     sink: int = 0
     prediction: str = "flow"
     heads: str | None = None
+    entry: tuple[str, ...] = ()
+    size_bytes: int = 0
+    adapter: Adapter | None = None
+    export: str = ""  # codec for finished videos, where it is another than the live one
+    note: str = ""
 
     @property
     def geometry(self) -> Geometry:
@@ -152,7 +174,80 @@ POCKET = ModelSpec(
     heads="assets/pocket/heads.json",
 )
 
-MODELS: tuple[ModelSpec, ...] = (POCKET,)
+WAN_1_3B = WanConfig()
+WAN_14B = WanConfig(dim=5120, heads=40, layers=40, ffn=13824)
+
+
+def _published(name: str, title: str, repo: str, file: str, **more: Any) -> ModelSpec:
+    """A row with what all published checkpoints share: text encoder, decoders, and unless said otherwise sizes and sampler."""
+    shared: dict[str, Any] = {"net": WAN_1_3B, "schedule": Schedule(), "codec": "taehv", "text": "umt5", "export": "wan-vae"}
+    return ModelSpec(name, title, repo=repo, file=file, **(shared | more))
+
+
+SELF_FORCING = _published(
+    "self-forcing",
+    "Self Forcing 1.3B",
+    "gdhe17/Self-Forcing",
+    "checkpoints/self_forcing_dmd.pt",
+    entry=("generator_ema",),
+    licence="Apache-2.0 (code)",
+    heads="assets/heads/self-forcing.json",
+    note="Trained on 21 latent frames (81 pixel frames); longer videos need a bounded cache and drift.",
+)
+LONGLIVE = _published(
+    "longlive",
+    "LongLive 1.3B",
+    "Efficient-Large-Model/LongLive-1.3B",
+    "models/longlive_base.pt",
+    entry=("generator",),
+    size_bytes=5_676_334_208,
+    adapter=Adapter("models/lora.pt", rank=256, alpha=256.0, entry=("generator_lora",), size_bytes=2_800_056_690),
+    licence="CC-BY-NC-SA-4.0 (weights)",
+    window=12,
+    sink=3,
+    heads="assets/heads/longlive.json",
+    note="The adapter is part of the model: the base alone is only its start for short clips.",
+)
+CAUSAL_FORCING = _published(
+    "causal-forcing",
+    "Causal Forcing 1.3B",
+    "zhuhz22/Causal-Forcing",
+    "chunkwise/causal_forcing.pt",
+    entry=("generator",),
+    licence="Apache-2.0 (code)",
+    heads="assets/heads/self-forcing.json",
+)
+RAVEN = _published(
+    "raven",
+    "RAVEN 1.3B",
+    "mvp-lab/RAVEN",
+    "cmgrpo_raven_merge.pt",
+    heads="assets/heads/self-forcing.json",
+    note="How this file names its tensors is not known; it is opened by the rule that fits the other checkpoints, or refused.",
+)
+KREA = _published(
+    "krea-14b",
+    "Krea Realtime 14B",
+    "krea/krea-realtime-video",
+    "krea-realtime-video-14b.safetensors",
+    net=WAN_14B,
+    schedule=Schedule(steps=(1000, 937, 833, 625, 0), warp=False),
+    licence="CC-BY-NC-SA-4.0",
+    note="Its last noisy pass is already at t = 0; the clean pass is kept all the same, as in the published loop.",
+)
+ROLLING_FORCING = _published(
+    "rolling-forcing",
+    "Rolling Forcing 1.3B",
+    "TencentARC/RollingForcing",
+    "checkpoints/rolling_forcing_dmd.pt",
+    entry=("generator_ema",),
+    schedule=Schedule(steps=(1000, 800, 600, 400, 200), sampler="rolling"),
+    licence="Tencent licence, see the repository",
+    sink=3,
+    note="Denoises five chunks jointly: the first picture takes five windows, each one after it a single window.",
+)
+
+MODELS: tuple[ModelSpec, ...] = (POCKET, SELF_FORCING, LONGLIVE, CAUSAL_FORCING, RAVEN, KREA, ROLLING_FORCING)
 
 
 def find(name: str) -> ModelSpec:

@@ -1,0 +1,379 @@
+// Where a token looks: a frame on screen to point at, and every key frame of the film with the heat of that very token's map.
+
+const HOVER = 40,
+  FLOOR = 1e-4,
+  FILM = 24,
+  SHOT = [160, 100];
+
+class Gaze {
+  constructor(node, store, stage) {
+    Object.assign(this, { node, store, stage });
+    this.toward = "keys";
+    this.scale = "row";
+    this.lane = "A";
+    this.sink = true;
+    this.reset();
+    this.big = el("canvas", { class: "big", tabindex: 0, role: "application", width: 512, height: 320 });
+    this.where = el("p", { class: "small" });
+    this.film = el("div", { class: "shots" });
+    this.legend = el("div", { class: "colourbar", "aria-hidden": "true" }, el("i"), el("span"), el("span"));
+    this.told = el("p", { class: "told", role: "status" });
+    this.title = el("h3");
+    this.lay();
+    this.listen();
+  }
+
+  reset() {
+    this.token = null;
+    this.fixed = false;
+    this.map = null;
+    this.waiting = null;
+    this.busy = false;
+    this.known = new Map();
+    this.peak = 0;
+    this.cells = new Map();
+    this.film?.replaceChildren();
+  }
+
+  lay() {
+    const seg = (name, label, entries) =>
+      el("div", { class: "seg", role: "group", "aria-label": label, "data-choice": name }, ...entries.map(([value, text, title]) => el("button", { type: "button", "data-value": value, "aria-pressed": "false", title }, text)));
+    const tools = el(
+      "div",
+      { class: "tools" },
+      seg("toward", "Direction", [["keys", "Attends to"], ["queries", "Attended by"]]),
+      seg("eye", "Lane", [["A", "Lane A"], ["B", "Lane B"]]),
+      seg("scale", "Normalisation", [["row", "Row", "Brightest is this map's largest value"], ["global", "Global", "Brightest is the largest value of all maps looked at in this run"], ["log", "Log", "Logarithmic, from 0.01 %"]]),
+      seg("sink", "First frame", [["show", "With sink"], ["hide", "Hide sink"]]),
+    );
+    this.node.replaceChildren(
+      el("header", {}, el("div", {}, this.title, el("p", {}, "Point at a place in a picture, or tap it to hold it. Every key frame then shows where that token looks."))),
+      tools,
+      el("div", { class: "gaze" }, el("div", { class: "eye" }, this.big, this.where, this.legend, this.told), this.film),
+    );
+    const set = (name, apply, first) => choice(this.node, name, (value) => (apply(value), this.store.changed()))(first);
+    set("toward", (value) => ((this.toward = value), this.again()), "keys");
+    set("eye", (value) => (this.lane = value), "A");
+    set("scale", (value) => (this.scale = value), "row");
+    set("sink", (value) => (this.sink = value === "show"), "show");
+  }
+
+  listen() {
+    const point = (event, canvas) => {
+      const box = canvas.getBoundingClientRect(),
+        { rows, columns } = this.stage.model;
+      const at = (part, count) => Math.max(0, Math.min(count - 1, Math.floor(part * count)));
+      return { row: at((event.clientY - box.top) / box.height, rows), column: at((event.clientX - box.left) / box.width, columns) };
+    };
+    const over = (event, hold) => {
+      const canvas = event.target.closest("canvas"),
+        frame = canvas === this.big ? this.frame : Number(canvas?.dataset.frame);
+      if (!canvas || !this.stage.model.rows || frame < 0 || Number.isNaN(frame)) return;
+      if (this.fixed && !hold) return;
+      const token = { frame, ...point(event, canvas) };
+      if (hold) this.fixed = !(this.fixed && same(this.token, token));
+      clearTimeout(this.soon);
+      this.soon = setTimeout(() => this.aim(token), hold ? 0 : HOVER);
+    };
+    for (const area of [this.big, this.film]) {
+      area.addEventListener("pointermove", (event) => event.pointerType === "mouse" && over(event, false));
+      area.addEventListener("click", (event) => over(event, true));
+    }
+    this.big.addEventListener("keydown", (event) => this.key(event));
+  }
+
+  key(event) {
+    const by = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] }[event.key],
+      { rows, columns } = this.stage.model;
+    if (event.key === "Escape") {
+      this.fixed = false;
+      this.token = this.map = null;
+      this.store.changed();
+    } else if (by && this.frame >= 0) {
+      const from = this.token || { row: Math.floor(rows / 2), column: Math.floor(columns / 2) };
+      const clip = (value, most) => Math.max(0, Math.min(most - 1, value));
+      this.fixed = true;
+      this.aim({ frame: this.frame, row: clip(from.row + by[0], rows), column: clip(from.column + by[1], columns) });
+    } else return;
+    event.preventDefault();
+    event.stopPropagation();
+  }
+
+  // The latent frame on screen.
+  get frame() {
+    const { player } = this.stage,
+      at = player.onscreen[player.lead],
+      chunk = at < 0 ? null : player.find(player.lead, at);
+    return chunk ? player.latent(chunk, at) : -1;
+  }
+
+  aim(token) {
+    this.token = token;
+    this.again();
+    this.store.changed();
+  }
+
+  // Asks for the map of the token now pointed at; one question at a time, the newest waits, what is known is not asked again.
+  again() {
+    if (!this.token) return;
+    const { layer, head } = this.store.selected,
+      wish = { layer, head, ...this.token, toward: this.toward },
+      name = JSON.stringify(wish);
+    this.map = this.known.get(name) || null;
+    if (this.map) return;
+    this.waiting = { wish, name };
+    if (!this.busy) this.next();
+  }
+
+  async next() {
+    const { wish, name } = this.waiting;
+    this.waiting = null;
+    this.busy = true;
+    const answer = await this.stage.ask("look", wish);
+    this.busy = false;
+    this.take(answer, name);
+    if (this.waiting) this.next();
+  }
+
+  take(answer, name) {
+    const { layer, head } = this.store.selected;
+    const current = this.token && JSON.stringify({ layer, head, ...this.token, toward: this.toward }) === name;
+    if (!answer.ok) {
+      if (current) this.told.textContent = answer.error;
+    } else {
+      const maps = Object.fromEntries(LANES.map((lane) => [lane, answer.maps[lane] && opened(answer.maps[lane])]));
+      this.known.set(name, maps);
+      if (this.known.size > 200) this.known.delete(this.known.keys().next().value);
+      this.peak = Math.max(this.peak, top(maps.A));
+      if (current) this.map = maps;
+    }
+    this.store.changed();
+  }
+
+  draw(colours) {
+    const { layer, head } = this.store.selected;
+    this.title.textContent = `Where layer ${layer}, head ${head} looks`;
+    if (this.asked !== `${layer},${head}`) this.again();
+    this.asked = `${layer},${head}`;
+    this.seen = this.map?.[this.lane] || null;
+    this.range();
+    this.screen(colours);
+    this.shots(colours);
+    this.words();
+  }
+
+  hidden(frame) {
+    return !this.sink && frame === 0;
+  }
+
+  range() {
+    const map = this.seen;
+    if (!map) return;
+    const most = this.scale === "global" ? this.peak : top(map, (frame) => !this.hidden(frame));
+    this.most = Math.max(most, 2 * FLOOR);
+    const low = this.scale === "log" ? FLOOR : 0;
+    const [, from, to] = this.legend.children;
+    from.textContent = pctOf(low);
+    to.textContent = `${pctOf(this.most)} of ${this.toward === "keys" ? "this token's attention" : "a token's attention"}`;
+  }
+
+  // 0 to 1 on the colour bar.
+  level(weight) {
+    if (this.scale === "log") return Math.max(0, Math.log(Math.max(weight, 1e-12) / FLOOR) / Math.log(this.most / FLOOR));
+    return weight / this.most;
+  }
+
+  screen(colours) {
+    const pen = this.big.getContext("2d"),
+      picture = this.stage.player.canvases[this.lane],
+      frame = this.frame;
+    pen.clearRect(0, 0, 512, 320);
+    pen.imageSmoothingEnabled = false;
+    if (frame >= 0) pen.drawImage(picture, 0, 0, 512, 320);
+    else {
+      pen.fillStyle = colours["ink-3"];
+      pen.font = `22px ${FONT}`;
+      pen.textAlign = "center";
+      pen.fillText("Press Start, then point at the picture", 256, 166);
+    }
+    if (this.token?.frame === frame) this.outline(pen, 512, 320, colours);
+    this.big.setAttribute("aria-label", frame < 0 ? "No frame yet" : `Frame ${frame} of lane ${this.lane}. Arrow keys move the token, Escape lets go.`);
+    this.where.textContent = this.token
+      ? `Token row ${this.token.row}, column ${this.token.column} of frame ${this.token.frame}${this.fixed ? ", held; tap it again to let go" : ""}`
+      : frame >= 0
+        ? `Frame ${frame} is on screen. No token chosen yet.`
+        : "";
+  }
+
+  outline(pen, width, height, colours) {
+    const { rows, columns } = this.stage.model,
+      { row, column } = this.token,
+      wide = width / columns,
+      high = height / rows,
+      line = width / 170;
+    pen.lineWidth = 2 * line;
+    pen.strokeStyle = "#ffffff";
+    pen.strokeRect(column * wide + line, row * high + line, wide - 2 * line, high - 2 * line);
+    pen.lineWidth = line;
+    pen.strokeStyle = colours.probe;
+    pen.strokeRect(column * wide + line, row * high + line, wide - 2 * line, high - 2 * line);
+  }
+
+  // The key frames on the film: those of the map, or of the newest measurement, or the newest pictures.
+  frames() {
+    const { thumbs, newest, model } = this.stage,
+      known = this.seen?.frames || this.store.row(this.store.selected.layer)?.frames;
+    if (newest < 0 || !model.chunk) return [];
+    const last = (Math.min(this.stage.on, newest) + 1) * model.chunk - 1;
+    return (known || [...thumbs.frames.keys()].filter((frame) => frame <= last)).slice(-FILM);
+  }
+
+  shots(colours) {
+    const frames = this.frames(),
+      print = frames.join();
+    if (print !== this.printed) {
+      const old = this.cells;
+      this.cells = new Map(frames.map((frame) => [frame, old.get(frame) || this.shot(frame)]));
+      this.film.replaceChildren(...[...this.cells.values()].map(({ node }) => node));
+    }
+    this.printed = print;
+    for (const [frame, cell] of this.cells) this.heat(cell, frame, colours);
+  }
+
+  shot(frame) {
+    const canvas = el("canvas", { width: SHOT[0], height: SHOT[1], "data-frame": frame }),
+      text = el("span");
+    return { node: el("figure", { class: "look" }, canvas, el("figcaption", {}, el("b", {}, String(frame)), text)), canvas, text };
+  }
+
+  heat({ node, canvas, text }, frame, colours) {
+    const pen = canvas.getContext("2d"),
+      picture = this.stage.thumbs.frames.get(frame),
+      map = this.seen,
+      place = map ? map.frames.indexOf(frame) : -1;
+    pen.clearRect(0, 0, ...SHOT);
+    pen.filter = map ? "grayscale(0.8) brightness(0.55)" : "none";
+    if (picture) pen.drawImage(picture, 0, 0, ...SHOT);
+    pen.filter = "none";
+    if (place >= 0 && !this.hidden(frame)) this.cellsOf(pen, map, place, frame, colours);
+    if (this.token?.frame === frame) this.outline(pen, ...SHOT, colours);
+    const share = place >= 0 ? map.share[place] : null;
+    text.textContent = this.hidden(frame) ? "sink hidden" : share === null ? (map ? "not held" : "") : pctOf(share);
+    node.classList.toggle("out", Boolean(map) && share === null);
+  }
+
+  cellsOf(pen, map, place, frame, colours) {
+    const { rows, columns } = map,
+      wide = SHOT[0] / columns,
+      high = SHOT[1] / rows,
+      lost = this.lost(frame);
+    for (let row = 0; row < rows; row++)
+      for (let column = 0; column < columns; column++) {
+        const index = (place * rows + row) * columns + column,
+          weight = map.values[index];
+        const box = [column * wide, row * high, wide, high];
+        if (Number.isNaN(weight)) {
+          pen.fillStyle = colours.sunk;
+          pen.globalAlpha = 0.85;
+          pen.fillRect(...box);
+        } else {
+          const level = Math.min(1, this.level(weight));
+          pen.fillStyle = heatColour(level, colours);
+          pen.globalAlpha = 0.1 + 0.8 * Math.sqrt(level);
+          pen.fillRect(...box);
+        }
+        pen.globalAlpha = 1;
+        if (lost && lost(row, column)) dashes(pen, box, weight > this.most * 0.02 ? colours.gone : null);
+      }
+    if (lost) border(pen, rows, columns, wide, high, lost, colours.gone);
+  }
+
+  // Whether lane B no longer holds a token that lane A's map tells about; null where nothing is known.
+  lost(frame) {
+    const b = this.map?.B;
+    if (this.lane !== "A" || this.toward !== "keys" || !b) return null;
+    const place = b.frames.indexOf(frame);
+    return (row, column) => place < 0 || Number.isNaN(b.values[(place * b.rows + row) * b.columns + column]);
+  }
+
+  words() {
+    if (!this.token) this.told.textContent = "";
+    else if (this.map) {
+      const where = this.seen ? "" : `Lane ${this.lane} holds nothing of this frame now. `,
+        side = this.toward === "keys" ? (this.map.B?.text || "") : "Brightness: how much each query of the chunk gives to this token.";
+      this.told.textContent = `${where}${side}${this.lane === "A" && this.map.B?.text ? " Dashed red: gone from lane B." : ""}`;
+    } else if (this.busy) this.told.textContent = "Looking …";
+    this.node.dataset.map = this.seen ? `${this.seen.layer},${this.seen.head},${this.seen.frame},${this.seen.row},${this.seen.column},${this.seen.toward}` : "";
+  }
+}
+
+function same(one, other) {
+  return Boolean(one && other) && one.frame === other.frame && one.row === other.row && one.column === other.column;
+}
+
+function opened(map) {
+  const { shape, values } = unpack(map.weights);
+  return { ...map, values, rows: shape[1], columns: shape[2] };
+}
+
+function top(map, wanted = () => true) {
+  if (!map) return 0;
+  const size = map.rows * map.columns;
+  let most = 0;
+  map.frames.forEach((frame, place) => {
+    if (wanted(frame)) for (let i = place * size; i < (place + 1) * size; i++) if (map.values[i] > most) most = map.values[i];
+  });
+  return most;
+}
+
+function pctOf(share) {
+  const value = 100 * share;
+  return value === 0 ? "0 %" : value < 0.1 ? `${value.toFixed(2)} %` : value < 10 ? `${value.toFixed(1)} %` : `${Math.round(value)} %`;
+}
+
+function heatColour(level, colours) {
+  const stops = [0, 1, 2, 3].map((stop) => colours[`heat-${stop}`]),
+    at = Math.max(0, Math.min(2.999, level * 3)),
+    low = Math.floor(at);
+  return mix(stops[low], stops[low + 1], at - low);
+}
+
+// Diagonal strokes over a token that is gone.
+function dashes(pen, [x, y, wide, high], colour) {
+  if (!colour) return;
+  pen.save();
+  pen.beginPath();
+  pen.rect(x, y, wide, high);
+  pen.clip();
+  pen.strokeStyle = colour;
+  pen.lineWidth = 1;
+  for (let at = x - high; at < x + wide; at += 5) {
+    pen.beginPath();
+    pen.moveTo(at, y + high);
+    pen.lineTo(at + high, y);
+    pen.stroke();
+  }
+  pen.restore();
+}
+
+// A dashed line around everything that is gone.
+function border(pen, rows, columns, wide, high, lost, colour) {
+  pen.save();
+  pen.strokeStyle = colour;
+  pen.lineWidth = 1.5;
+  pen.setLineDash([4, 3]);
+  pen.beginPath();
+  const out = (row, column) => row >= 0 && row < rows && column >= 0 && column < columns && lost(row, column);
+  for (let row = 0; row < rows; row++)
+    for (let column = 0; column < columns; column++) {
+      if (!lost(row, column)) continue;
+      const [x, y] = [column * wide, row * high];
+      const side = (open, x0, y0, x1, y1) => open && (pen.moveTo(x0, y0), pen.lineTo(x1, y1));
+      side(!out(row - 1, column), x, y + 1, x + wide, y + 1);
+      side(!out(row + 1, column), x, y + high - 1, x + wide, y + high - 1);
+      side(!out(row, column - 1), x + 1, y, x + 1, y + high);
+      side(!out(row, column + 1), x + wide - 1, y, x + wide - 1, y + high);
+    }
+  pen.stroke();
+  pen.restore();
+}
