@@ -235,14 +235,16 @@ def test_dark_is_dark_light_is_light_and_the_button_changes_it(visit: Callable[.
 
 def test_the_head_map_is_walked_with_the_keyboard(visit: Callable[..., Any], house: House) -> None:
     page = visit()
-    assert page.locator(".cell[tabindex='0']").count() == 1
-    page.locator(".cell[tabindex='0']").focus()
+    assert page.locator("#stage .cell[tabindex='0']").count() == 1
+    page.locator("#stage .cell[tabindex='0']").focus()
     page.keyboard.press("ArrowRight")
     page.keyboard.press("ArrowDown")
     assert page.evaluate("[document.activeElement.dataset.layer, document.activeElement.dataset.head]") == ["2", "1"]
     page.keyboard.press("Enter")
     assert page.get_attribute(".cell[data-layer='2'][data-head='1']", "aria-selected") == "true"
-    wait_until(lambda: any((visitor.layer, visitor.head) == (2, 1) for visitor in house.page.visitors.open.values()))
+    wait_until(
+        lambda: any((visitor.wishes.get("layer"), visitor.wishes.get("head")) == (2, 1) for visitor in house.page.visitors.open.values())
+    )
     start(page, 3)
     page.wait_for_function("document.querySelector('.film [data-lede]').textContent.includes('still holds')")
     assert "Layer 2, head 1" in text(page, ".film h3")

@@ -32,6 +32,7 @@ class HeadCard {
     this.facts = el("dl", { class: "facts" });
     this.bars = el("canvas", { role: "img", class: "bars-of-head" });
     this.held = el("span");
+    this.most = el("div", { class: "most" });
     this.near = el("ol", { class: "near" });
     this.pins = el("ul", { class: "pins" });
     this.treat = el("div", { class: "seg wide", role: "group", "aria-label": "Treat this head as" });
@@ -47,7 +48,8 @@ class HeadCard {
       el("header", {}, this.title, this.pill),
       this.words,
       this.facts,
-      part(["Share by frame, and what B keeps of it ", this.held], this.bars),
+      part(["Share by frame, filled where B keeps it ", this.held], this.bars),
+      part("Where it looked most", this.most),
       part("Treat this head as", this.treat, el("p", { class: "small" }, "An override takes effect at the next chunk of lane B.")),
       part("Closest heads by age curve", this.near),
       part("Pinned, at most four", this.pins),
@@ -63,6 +65,7 @@ class HeadCard {
     this.heading(layer, head);
     this.numbers(layer, head, row, curve);
     this.frames(layer, head, row, colours);
+    this.best(layer, head, row);
     this.neighbours(layer, head, curve);
     this.list();
     const override = store.override(store.selected.layer, store.selected.head) || "";
@@ -128,7 +131,7 @@ class HeadCard {
     if (!this.bars.clientWidth) return;
     const { pen, width, height } = sharp(this.bars),
       coverage = this.store.value("coverage", layer, head);
-    this.held.textContent = row && coverage !== null ? `${pct(coverage)} still there` : "";
+    this.held.textContent = row && coverage !== null ? pct(coverage) : "";
     if (!row) return blank(pen, colours, width, height);
     const held = this.stage.holding("B", layer, this.store.kind(layer, head)),
       most = Math.max(1e-9, ...[...row.share[head]].filter((x) => !Number.isNaN(x))),
@@ -150,6 +153,22 @@ class HeadCard {
     pen.textAlign = "right";
     pen.fillText(String(row.frames.at(-1)), width, height);
     this.bars.setAttribute("aria-label", `Attention share per key frame, ${row.frames[0]} to ${row.frames.at(-1)}, height by square root`);
+  }
+
+  // The three frames with the largest shares, as pictures.
+  best(layer, head, row) {
+    const found = row ? row.frames.map((frame, place) => [row.share[head][place], frame]).filter(([share]) => share > 0) : [],
+      three = found.sort((a, b) => b[0] - a[0]).slice(0, 3).sort((a, b) => a[1] - b[1]),
+      print = JSON.stringify([layer, head, three]);
+    if (print === this.bestPrint) return;
+    this.bestPrint = print;
+    const shot = ([share, frame]) => {
+      const canvas = el("canvas", { width: THUMB[0], height: THUMB[1] }),
+        picture = this.stage.thumbs.frames.get(frame);
+      if (picture) canvas.getContext("2d").drawImage(picture, 0, 0);
+      return el("figure", {}, canvas, el("figcaption", {}, `frame ${frame}, ${pct(share)}`));
+    };
+    this.most.replaceChildren(...(three.length ? three.map(shot) : [el("p", { class: "small" }, "Measured while the lanes run.")]));
   }
 
   neighbours(layer, head, curve) {

@@ -117,12 +117,17 @@ class Gaze {
   again() {
     if (!this.token) return;
     const { layer, head } = this.store.selected,
-      wish = { layer, head, ...this.token, toward: this.toward },
+      wish = this.wish(layer, head),
       name = JSON.stringify(wish);
     this.map = this.known.get(name) || null;
     if (this.map) return;
     this.waiting = { wish, name };
     if (!this.busy) this.next();
+  }
+
+  // What is asked of the server; a key is looked at from the chunk on screen.
+  wish(layer, head) {
+    return { layer, head, ...this.token, toward: this.toward, ...(this.toward === "queries" ? { chunk: Math.max(0, this.stage.on) } : {}) };
   }
 
   async next() {
@@ -137,7 +142,7 @@ class Gaze {
 
   take(answer, name) {
     const { layer, head } = this.store.selected;
-    const current = this.token && JSON.stringify({ layer, head, ...this.token, toward: this.toward }) === name;
+    const current = this.token && JSON.stringify(this.wish(layer, head)) === name;
     if (!answer.ok) {
       if (current) this.told.textContent = answer.error;
     } else {
@@ -153,8 +158,9 @@ class Gaze {
   draw(colours) {
     const { layer, head } = this.store.selected;
     this.title.textContent = `Where layer ${layer}, head ${head} looks`;
-    if (this.asked !== `${layer},${head}`) this.again();
-    this.asked = `${layer},${head}`;
+    const subject = `${layer},${head},${this.toward === "queries" ? this.stage.on : ""}`;
+    if (this.asked !== subject) this.again();
+    this.asked = subject;
     this.seen = this.map?.[this.lane] || null;
     this.range();
     this.screen(colours);
@@ -222,10 +228,10 @@ class Gaze {
   // The key frames on the film: those of the map, or of the newest measurement, or the newest pictures.
   frames() {
     const { thumbs, newest, model } = this.stage,
-      known = this.seen?.frames || this.store.row(this.store.selected.layer)?.frames;
+      known = this.seen?.frames;
     if (newest < 0 || !model.chunk) return [];
     const last = (Math.min(this.stage.on, newest) + 1) * model.chunk - 1;
-    return (known || [...thumbs.frames.keys()].filter((frame) => frame <= last)).slice(-FILM);
+    return (known || [...thumbs.frames.keys()].filter((frame) => frame <= last).slice(-model.window)).slice(-FILM);
   }
 
   shots(colours) {

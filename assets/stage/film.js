@@ -2,7 +2,8 @@
 // The cells stay where they are from chunk to chunk; only what they show changes.
 
 const RECENT = 13,
-  BAR = 38;
+  BAR = 38,
+  MOVES = { entering: "just came in", leaving: "just went" };
 const WORDS = { S: "sink", L: "recent frame", D: "kept piece of history", C: "chunk being drawn", "": "kept" };
 
 class Film {
@@ -24,8 +25,9 @@ class Film {
     return { frames: [0, ...Array.from({ length: RECENT }, (_, i) => newest - RECENT + 1 + i)], gap: [1, newest - RECENT] };
   }
 
-  // chunk: what is on screen; maps and residency: what was measured for it (or null); pinned: the head and its words.
-  draw({ chunk, maps, residency, pinned, running }) {
+  // chunk: what is on screen; maps and residency: what was measured for it (or null); before: residency one chunk earlier; pinned: the head
+  // and its words.
+  draw({ chunk, maps, residency, before, pinned, running }) {
     if (!this.model || chunk < 0) return;
     const newest = (chunk + 1) * this.model.chunk - 1,
       columns = this.columns(newest);
@@ -38,7 +40,10 @@ class Film {
     this.head(pinned, maps, chunk, running);
     this.pictures(columns, maps, newest - this.model.chunk);
     this.shares(columns, maps);
-    rows.forEach(({ lane, kept }, index) => this.strip(this.stows[index], lane, kept, columns));
+    rows.forEach(({ lane, kept }, index) => {
+      const old = before[lane]?.layer === residency[lane].layer ? before[lane].kept : [];
+      this.strip(this.stows[index], lane, kept, columns, old.find(({ name }) => name === kept.name));
+    });
     this.similar(columns, residency.B?.similarity || residency.A?.similarity);
     this.rest(columns, maps, residency);
     this.open();
@@ -56,7 +61,7 @@ class Film {
     const name = (bold, small) => [el("b", {}, ...[bold].flat()), el("span", { "data-text": true }, small)];
     const bar = (lane) => el("span", { class: `share ${lane.toLowerCase()}` }, el("em"), el("i"));
     this.shots = this.line("film", name("Key frame", "bright where it looks"), gap, () =>
-      el("div", { class: "shot" }, el("canvas", { width: THUMB[0], height: THUMB[1] }), el("span")),
+      el("div", { class: "shot" }, el("div", { class: "still" }, el("canvas", { width: THUMB[0], height: THUMB[1] })), el("span")),
     );
     this.pairs = this.line("attention", name("Attention share", "A and B, percent"), gap, () =>
       el("div", { class: "pair" }, ...LANES.map(bar)),
@@ -68,8 +73,10 @@ class Film {
     });
     this.bars = this.line("similar", name("Similarity", "to the next frame"), gap, () => el("div", { class: "bars" }));
     this.bars.node.append(el("p", { class: "why" }));
+    this.bars.node.addEventListener("pointerover", (event) => this.compare(event.target));
+    this.bars.node.addEventListener("pointerleave", () => this.compare(null));
     const key = (mark, text) => el("li", {}, el("b", { class: `chip ${mark}` }, mark === "gone" ? "" : mark), text);
-    const keys = el("ul", { class: "keys" }, ...["S", "L", "D", "C"].map((mark) => key(mark, WORDS[mark])), key("gone", "forgotten"));
+    const keys = el("ul", { class: "keys" }, ...["S", "L", "D", "C"].map((mark) => key(mark, WORDS[mark])), key("gone", "forgotten"), el("li", {}, el("b", { class: "chip entering" }, "·"), "just came in"), el("li", {}, el("b", { class: "chip gone leaving" }, "×"), "just went"));
     const left = this.card.querySelector(".scroll")?.scrollLeft;
     this.scroll = el(
       "div",
@@ -119,7 +126,8 @@ class Film {
     const most = maps ? Math.max(1e-6, ...maps.left.filter((x) => x !== null)) : 1;
     columns.frames.forEach((frame, index) => {
       const shot = this.shots.cells[index],
-        [canvas, number] = shot.children,
+        canvas = shot.querySelector("canvas"),
+        number = shot.querySelector("span"),
         pen = canvas.getContext("2d");
       const picture = this.thumbs.frames.get(frame),
         share = this.share(maps, "A", frame);
@@ -147,8 +155,10 @@ class Film {
     );
   }
 
-  strip(row, lane, kept, columns) {
-    const known = new Map(kept.frames.map(([frame, mark, parts]) => [frame, { mark, parts }]));
+  // old: the same class one chunk earlier, to tell what has just come in and what has just gone.
+  strip(row, lane, kept, columns, old) {
+    const known = new Map(kept.frames.map(([frame, mark, parts]) => [frame, { mark, parts }])),
+      past = old ? new Set(old.frames.map(([frame]) => frame)) : null;
     row.node.querySelector("[data-text]").textContent = kept.name === "all" ? kept.text : `${kept.heads}: ${kept.text}`;
     row.node.classList.toggle(
       "tall",
@@ -157,14 +167,16 @@ class Film {
     columns.frames.forEach((frame, index) => {
       const cell = row.cells[index],
         entry = known.get(frame),
-        part = entry && entry.parts.some((share) => share < 0.999);
-      cell.title = `frame ${frame}: ${entry ? WORDS[entry.mark] : "forgotten"}`;
-      const print = entry ? `${entry.mark}${part ? entry.parts.join() : ""}` : "gone";
+        part = entry && entry.parts.some((share) => share < 0.999),
+        move = !past ? "" : entry && !past.has(frame) ? "entering" : !entry && past.has(frame) ? "leaving" : "";
+      const print = `${move} ${entry ? `${entry.mark}${part ? entry.parts.join() : ""}` : "gone"}`,
+        words = `frame ${frame}: ${entry ? WORDS[entry.mark] : "forgotten"}${move ? `, ${MOVES[move]}` : ""}`;
+      if (cell.title !== words) cell.title = words;
       if (cell.dataset.print === print) return;
       cell.dataset.print = print;
-      cell.className = `kept ${entry ? entry.mark || `plain ${lane.toLowerCase()}` : "gone"}${part ? " parts" : ""}`;
+      cell.className = `kept ${entry ? entry.mark || `plain ${lane.toLowerCase()}` : "gone"}${part ? " parts" : ""} ${move}`;
       const piece = (share) => el("i", { class: share > 0.001 ? entry.mark : "gone" }, share > 0.001 ? entry.mark : "");
-      cell.replaceChildren(...(part ? entry.parts.map(piece) : [entry ? entry.mark : ""]));
+      cell.replaceChildren(...(part ? entry.parts.map(piece) : [entry ? entry.mark : move === "leaving" ? "×" : ""]));
     });
   }
 
@@ -182,7 +194,8 @@ class Film {
         el("i", {
           class: similarity.kept[at][part] ? "D" : "",
           style: `height:${scale(value).toFixed(1)}px`,
-          title: `similarity ${value.toFixed(3)}`,
+          title: `frames ${frame} and ${frame + 1}, segment ${part + 1}: similarity ${value.toFixed(3)}, ${similarity.kept[at][part] ? "kept" : "not kept"}`,
+          "data-pair": `${frame},${part},${similarity.bars[at].length}`,
         });
       cell.replaceChildren(...(at < 0 ? [] : similarity.bars[at].map(bar)));
       cell.style.setProperty("--cut", `${scale(similarity.cut).toFixed(1)}px`);
@@ -193,6 +206,17 @@ class Film {
     this.bars.node.title = why.textContent = similarity.text;
     why.style.maxWidth = `${(room - 0.5) * (86 / 14)}%`;
     why.hidden = room < 6;
+  }
+
+  // Outlines one segment on both frames that a similarity bar compares.
+  compare(bar) {
+    for (const outline of this.shots.node.querySelectorAll(".outline")) outline.remove();
+    if (!bar?.dataset.pair) return;
+    const [frame, part, count] = bar.dataset.pair.split(",").map(Number),
+      place = `top:${(100 * part) / count}%;height:${100 / count}%`;
+    for (const shot of this.shots.cells)
+      if ([frame, frame + 1].includes(Number(shot.querySelector("span").textContent)))
+        shot.firstChild.append(el("i", { class: "outline", style: place }));
   }
 
   // What is between the first column and the recent ones.

@@ -44,6 +44,11 @@ function palette(root) {
     "middle",
     "last",
     "current",
+    "gone",
+    "heat-0",
+    "heat-1",
+    "heat-2",
+    "heat-3",
   ];
   return Object.fromEntries(names.map((name) => [name, colour(name)]));
 }

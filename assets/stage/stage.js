@@ -1,8 +1,11 @@
 // The stage: one `ingest(text)` for everything the server sends, one state, and the parts that draw it.
 
 class Stage {
-  constructor(element, trigger) {
+  constructor(element, trigger, server) {
     this.root = element.querySelector(".fkv");
+    this.trigger = trigger;
+    this.server = server;
+    this.known = new Promise((resolve) => (this.recognised = resolve));
     this.run = null;
     this.seq = -1;
     this.lost = 0;
@@ -11,14 +14,16 @@ class Stage {
     this.board = new Board(this.root);
     this.player = new Player(this.root);
     this.charts = new Charts(this.root);
-    this.map = new HeadMap(this.root.querySelector("[data-heads]"), (layer, head) => {
-      trigger("select_head", { layer, head });
-      this.redraw();
-    });
+    this.store = new HeadStore(
+      (what, body) => this.ask(what, body),
+      () => this.redraw(),
+      (text) => this.board.sentence(text, Boolean(text)),
+    );
+    this.map = new HeadMap(this.root.querySelector("[data-heads]"), this.store, (text) => this.board.say(text));
     this.film = new Film(this.root.querySelector("[data-film]"), this.thumbs);
     this.timeline = new Timeline(this.root.querySelector("[data-timeline]"), this.thumbs, (chunk) => this.seek(chunk));
     this.player.onframe = (chunk, frames) => this.onframe(chunk, frames);
-    this.controls();
+    this.hands = new Hands(this);
     this.reset({});
     new ResizeObserver(() => this.redraw()).observe(this.root);
     new MutationObserver(() => this.redraw()).observe(document.body, { attributes: true, attributeFilter: ["class"] });
@@ -39,6 +44,8 @@ class Stage {
     this.thumbs.reset();
     this.board.reset(model);
     this.film.reset(model.layers ? model : null);
+    this.store.forget();
+    this.lab?.gaze.reset();
   }
 
   // ---- what arrives
@@ -66,8 +73,20 @@ class Stage {
   }
 
   on_hello(event) {
-    if (event.model) this.map.take(event.profile);
+    this.recognised(event.key);
+    if (event.model) this.profile(event.model, event.profile);
     if (!/running|paused/.test(this.board.name)) this.state(event.state, event.text);
+  }
+
+  profile(model, profile, settings = null) {
+    this.facts = model;
+    this.store.take(profile, settings);
+    this.map.take(profile);
+  }
+
+  on_parting(event) {
+    this.store.alike = event.alike;
+    this.store.parts = event.classes;
   }
 
   on_queue(event) {
@@ -77,10 +96,9 @@ class Stage {
 
   on_start(event) {
     this.reset(event.model);
-    this.map.take(event.profile);
+    this.profile(event.model, event.profile, event.settings);
     this.limit = this.timeline.limit = event.chunks;
     this.prompt = event.settings.prompt;
-    if (event.profile) this.map.pick(event.settings.layer, event.settings.head, false);
     this.live();
     this.state("running");
   }
@@ -104,6 +122,12 @@ class Stage {
 
   on_maps(event) {
     this.keep(this.maps, event);
+  }
+  on_heads(event) {
+    this.store.measure(event);
+  }
+  on_classes(event) {
+    this.store.inForce(event);
   }
   on_residency(event) {
     this.keep(this.residency[event.lane], event);
@@ -130,6 +154,7 @@ class Stage {
     if (event.kind === "info") return;
     if (event.kind === "error") {
       this.board.sentence(event.text, true);
+      if (event.mild) return;
       if (this.newest < 0 || this.board.name === "queue") this.state("error");
       return;
     }
@@ -176,94 +201,56 @@ class Stage {
       this.asked = null;
       const colours = palette(this.root);
       this.charts.draw(colours, this.player.scrub !== null ? this.on : null);
+      this.store.on = this.on < 0 ? Infinity : this.on;
       this.map.draw(colours);
       this.timeline.draw();
       this.film.draw(this.seen());
+      this.lab?.draw(colours);
     });
+  }
+
+  // The newest of a store of chunks at or before the chunk on screen.
+  at(store, mine = () => true) {
+    return [...store.values()].filter((event) => event.chunk <= this.on && mine(event)).at(-1) || null;
   }
 
   // What was measured for the chunk on screen, or the nearest chunk before it.
   seen() {
-    const { layer, head } = this.map.selected,
-      profile = this.map.profile;
-    const at = (store, mine = () => true) => [...store.values()].filter((event) => event.chunk <= this.on && mine(event)).at(-1) || null;
-    const maps = at(this.maps, (event) => event.layer === layer && event.head === head);
-    const kind = profile ? this.map.kind(layer, head) : "",
-      text = profile ? `${kind} ${this.map.score(layer, head)}` : "no profile";
+    const { selected, profile } = this.store,
+      { layer, head } = selected;
+    const maps = this.at(this.maps, (event) => event.layer === layer && event.head === head),
+      kind = profile ? this.store.kind(layer, head) : "",
+      score = profile ? this.store.value("score", layer, head) : null,
+      text = profile ? `${kind} ${round(score)}` : "no profile";
     return {
       chunk: this.on,
       maps,
-      residency: { A: at(this.residency.A), B: at(this.residency.B) },
+      residency: { A: this.at(this.residency.A), B: this.at(this.residency.B) },
+      before: { A: this.residency.A.get(this.on - 1) || null, B: this.residency.B.get(this.on - 1) || null },
       pinned: { layer, head, kind, text },
       running: this.board.name === "running",
     };
   }
 
+  // What a lane holds for a class of heads, as far as the layer on show tells: parts by frame, with their letters; null when not known.
+  holding(lane, layer, kind) {
+    const event = this.at(this.residency[lane]);
+    if (!event || (event.layer !== layer && event.kept.length < 2)) return null;
+    const kept = event.kept.find((entry) => entry.name.includes(kind)) || (event.layer === layer ? event.kept[0] : null);
+    if (!kept) return null;
+    const held = new Map(kept.frames.map(([frame, , parts]) => [frame, parts]));
+    held.letters = new Map(kept.frames.map(([frame, letter]) => [frame, letter]));
+    return held;
+  }
+
   // ---- what a person does
 
-  controls() {
-    choice(this.root, "pace", (value) => {
-      this.player.pace = value;
-      this.player.race = null;
-      this.live();
-      this.board.sentence("");
-    });
-    const view = choice(this.root, "view", (value) => {
-      this.player.view = this.root.dataset.view = value;
-      this.player.dirty = true;
-    });
-    const chart = choice(this.root, "chart", (value) => {
-      this.root.querySelector(".charts").dataset.shown = value;
-      this.redraw();
-    });
-    chart("speed");
-    if (window.matchMedia("(max-width: 700px)").matches) view("wipe");
-    this.root.querySelector("[data-live]").addEventListener("click", () => this.live());
-    this.wipe(this.root.querySelector(".wipe"));
-    this.root.addEventListener("keydown", (event) => this.key(event));
-    document.addEventListener("input", (event) => {
-      if (event.target === promptBox()) this.pending();
-    });
-    document.addEventListener("click", (event) => {
-      if (event.target.closest("#stop") && /queue|loading/.test(this.board.name)) this.state("idle");
-    });
-  }
-
-  wipe(handle) {
-    const set = (split) => {
-      this.player.split = Math.max(0, Math.min(1, split));
-      this.player.dirty = true;
-      handle.style.left = `${100 * this.player.split}%`;
-      handle.setAttribute("aria-valuenow", Math.round(100 * this.player.split));
-    };
-    handle.addEventListener("pointerdown", (event) => handle.setPointerCapture(event.pointerId));
-    handle.addEventListener("pointermove", (event) => {
-      if (!handle.hasPointerCapture(event.pointerId)) return;
-      const box = handle.parentElement.getBoundingClientRect();
-      set((event.clientX - box.left) / box.width);
-    });
-    handle.addEventListener("keydown", (event) => {
-      const by = { ArrowLeft: -0.05, ArrowRight: 0.05 }[event.key];
-      if (by) {
-        event.preventDefault();
-        event.stopPropagation();
-        set(this.player.split + by);
-      }
-    });
-  }
-
-  key(event) {
-    const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key],
-      jump = { "[": -1, "]": 1 }[event.key];
-    if (event.key === "Escape") this.live();
-    if (event.key === " " && event.target.matches(".strip, .wipe")) {
-      event.preventDefault();
-      document.querySelector("#pause")?.click();
-    }
-    if (jump) this.timeline.go(this.on + jump);
-    if (step && !event.target.closest("input, .seg, .scroll")) {
-      event.preventDefault();
-      this.stepTo((this.player.scrub ?? Math.floor(this.player.head)) + step);
+  // Asks the server; what goes wrong on the way is an answer too.
+  async ask(what, body = {}) {
+    try {
+      return await this.server.ask({ key: await this.known, what, ...body });
+    } catch (error) {
+      return { ok: false, error: "The server did not answer; it may have stopped. Reload the page." };
     }
   }
 
@@ -297,8 +284,8 @@ function promptBox() {
   return document.querySelector("#prompt textarea, #prompt input");
 }
 
-function mount(element, trigger, props, watch) {
-  const stage = new Stage(element, trigger);
+function mount(element, trigger, props, watch, server) {
+  const stage = new Stage(element, trigger, server);
   window.fkvStage.current = stage;
   watch("value", () => stage.ingest(props.value));
   stage.ingest(props.value);

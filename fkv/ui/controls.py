@@ -11,7 +11,7 @@ import gradio as gr
 from fkv.cache import Policy
 from fkv.policies import label, parse
 
-Control = gr.Slider | gr.Number | gr.Radio
+Control = gr.Slider | gr.Number | gr.Radio | gr.Textbox
 SLIDER = 64  # integer ranges up to this get a slider, wider ones a number
 
 
@@ -54,7 +54,7 @@ class LanePicker:
 def cast(policy: str, parameter: str, value: Any, kind: type) -> Any:
     """A control's value as the parameter's type. Raises ValueError on an emptied field or one that is no number."""
     try:
-        number = kind(value)
+        number = "" if kind is str and value is None else kind(value)
     except (TypeError, ValueError):
         raise ValueError(f"{policy}: {parameter} is empty or no number; type one, for instance 1") from None
     if kind is int and float(value) != number:
@@ -91,10 +91,12 @@ def picker(lane: str, initial: str, known: Mapping[str, type[Policy]]) -> LanePi
 
 
 def control(about: Mapping[str, Any], value: Any) -> Control:
-    """A choice, a slider or a number, by what the field's metadata says."""
+    """A choice, a text, a slider or a number, by what the field's metadata and its value say."""
     words = {"label": about.get("label"), "info": about.get("help"), "interactive": True}
     if about.get("choices"):
         return gr.Radio(list(about["choices"]), value=value, **words)
+    if isinstance(value, str):
+        return gr.Textbox(value, lines=1, max_lines=1, max_length=400, **words)
     low, high, step = about.get("minimum"), about.get("maximum"), about.get("step") or (1 if isinstance(value, int) else None)
     if low is not None and high is not None and (isinstance(value, float) or high - low <= SLIDER):
         return gr.Slider(low, high, value=value, step=step, **words)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from fkv.events import LANES, Event, Frames, Lane, Notice, Sample, Start, Verdict
+from fkv.events import LANES, Event, Frames, Heads, Lane, Notice, Residency, Sample, Start, Verdict
 from fkv.views import split
 
 CHUNKS, MEASUREMENTS = 60, 4000
@@ -28,7 +28,7 @@ class Clip:
 
 
 class Recording:
-    """Bounded memory of a run; written by the run, read by a download at the same time."""
+    """Bounded memory of a run; written by the run, read by a download at the same time. `heads` holds each layer's newest measurement."""
 
     def __init__(self, chunks: int = CHUNKS, measurements: int = MEASUREMENTS) -> None:
         self.lock = threading.Lock()
@@ -37,6 +37,8 @@ class Recording:
         self.clips: dict[int, dict[Lane, Clip]] = {}
         self.measured: deque[Event] = deque(maxlen=measurements)
         self.dropped = 0
+        self.heads: dict[int, Heads] = {}
+        self.held: Residency | None = None
 
     def take(self, event: Event) -> None:
         """Keeps what a download needs of an event."""
@@ -47,9 +49,20 @@ class Recording:
                 self.clips.setdefault(event.chunk, {})[event.lane] = Clip(event.jpeg, len(event.pixels), event.label)
                 for old in [chunk for chunk in self.clips if chunk <= event.chunk - self.most]:
                     del self.clips[old]
+            elif isinstance(event, Heads):
+                self.heads |= dict.fromkeys(event.layers, event)
             elif isinstance(event, (Sample, Verdict, Notice)):
                 self.dropped += len(self.measured) == self.measured.maxlen
                 self.measured.append(event)
+            elif isinstance(event, Residency) and event.similarity:
+                self.held = event
+
+    def events(self) -> list[Event]:
+        """What a lesson or a figure is made of: the start, measurements oldest first, the newest looks at the heads and at a choice."""
+        with self.lock:
+            looks = {event.chunk: event for event in self.heads.values()}
+            found: list[Event | None] = [self.start, *self.measured, *(looks[chunk] for chunk in sorted(looks)), self.held]
+            return [event for event in found if event is not None]
 
     def pairs(self) -> list[tuple[int, Clip, Clip]]:
         """(chunk, A, B) of the chunks both lanes finished, oldest first."""

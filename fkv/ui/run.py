@@ -9,7 +9,9 @@ from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import TimeoutError as NotYet
 from typing import TYPE_CHECKING
 
+from fkv.engine import Engine
 from fkv.events import Done, Event, Frames, Notice, Settings, Start, Tick, Verdict
+from fkv.policies import parse
 from fkv.ui.recording import Recording
 from fkv.ui.shelf import Shelf
 from fkv.ui.visitors import Lobby, Visitor
@@ -88,7 +90,7 @@ def play(
             return
         session, recording = opening(engine, settings, encode), Recording()
         if visitor.open(run, session, recording):
-            yield from _stream(session, recording, f"{visitor.key[:8]}-{run}", engine.spec.fps)
+            yield from _stream(session, recording, f"{visitor.key[:8]}-{run}", engine)
     except (ValueError, RuntimeError, OSError) as error:
         logging.getLogger(__name__).error("a run ended early", exc_info=error)
         yield trouble(sentence(error))
@@ -101,6 +103,18 @@ def sentence(error: BaseException) -> str:
     """An error as a person reads it: capital first, full stop last."""
     text = str(error).strip() or f"{type(error).__name__}: no further detail"
     return text[0].upper() + text[1:] + ("" if text[-1] in ".!?" else ".")
+
+
+def parting(engine: Engine, policy: str) -> dict[str, object]:
+    """For the stage: whether lane B's policy tells classes of heads apart, and in which layers it does not."""
+    chosen, geometry = parse(policy), engine.spec.geometry
+    alike: list[int] = []
+    if chosen.needs_roles and geometry.heads > 1:
+        half = (tuple(range(geometry.heads // 2)),) * geometry.layers
+        fitted = chosen.with_roles(half).fitted(geometry)
+        parts = [len(fitted.expected(layer, 4, geometry, 1)) for layer in range(geometry.layers)]
+        alike = [layer for layer, count in enumerate(parts) if count == 1 < max(parts)]
+    return {"type": "parting", "policy": policy, "classes": chosen.needs_roles, "alike": alike}
 
 
 def _wait(visitor: Visitor, run: int, lobby: Lobby, ticket: object) -> Iterator[str]:
@@ -128,10 +142,13 @@ def _load(shelf: Shelf, model: str, visitor: Visitor, run: int) -> Iterator[str]
     return None
 
 
-def _stream(session: Session, recording: Recording, name: str, fps: float) -> Iterator[str]:
-    wire, pacer = Wire(name), Pacer(fps)
+def _stream(session: Session, recording: Recording, name: str, engine: Engine) -> Iterator[str]:
+    wire, pacer, policy = Wire(name), Pacer(engine.spec.fps), ""
     for event in session.events():
         recording.take(event)
+        if isinstance(event, Frames) and event.lane == "B" and event.policy != policy:
+            policy = event.policy
+            wire.waiting.append(parting(engine, policy))
         if (text := wire.pack(event)) is not None:
             yield text
         if isinstance(event, Frames) and event.lane == "B":

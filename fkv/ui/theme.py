@@ -7,26 +7,35 @@ from pathlib import Path
 from gradio.themes import Base
 
 STAGE = Path(__file__).resolve().parents[2] / "assets" / "stage"
-SCRIPTS = ("kit", "player", "plot", "charts", "heads", "timeline", "film", "board", "stage")
-SHEETS = ("tokens", "page", "stage", "heads")
+HEADS = STAGE.parent / "heads"
+SCRIPTS = (
+    "kit", "player", "plot", "charts", "timeline", "film", "board", "store", "grid", "histogram", "heads",
+    "card", "gaze", "strip", "curves", "scatter", "paint", "lab", "hands", "stage",
+)  # fmt: skip
+SHEETS = ("tokens", "page", "stage", "heads", "lab")
 SANS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "Liberation Sans", "sans-serif"]
 ON_LOAD = """
-const events = ['select_head'];
-const begin = () => (window.fkvStage ? window.fkvStage.mount(element, trigger, props, watch) : setTimeout(begin, 20));
+const events = ['run_painted'];
+const begin = () => (window.fkvStage ? window.fkvStage.mount(element, trigger, props, watch, server) : setTimeout(begin, 20));
+begin();
+"""
+LAB_ON_LOAD = """
+const begin = () => (window.fkvStage ? window.fkvStage.mountLab(element) : setTimeout(begin, 20));
 begin();
 """
 
 
 def read(name: str) -> str:
-    """A file of the stage as text."""
-    return (STAGE / name).read_text(encoding="utf-8")
+    """A file of the stage or of the head lab as text."""
+    path = STAGE / name
+    return (path if path.is_file() else HEADS / name).read_text(encoding="utf-8")
 
 
 def head() -> str:
     """Style and script for the page's <head>: one closed scope that leaves only `window.fkvStage`."""
     styles = "\n".join(read(f"{name}.css") for name in SHEETS)
     scripts = "\n".join(read(f"{name}.js") for name in SCRIPTS)
-    scope = f'(() => {{\n"use strict";\n{scripts}\nwindow.fkvStage = {{ mount }};\n}})();'
+    scope = f'(() => {{\n"use strict";\n{scripts}\nwindow.fkvStage = {{ mount, mountLab }};\n}})();'
     return f'<meta name="color-scheme" content="light dark">\n<style>{styles}</style>\n<script>{scope}</script>'
 
 

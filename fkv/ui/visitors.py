@@ -2,33 +2,55 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from fkv.events import Settings
 from fkv.ui.recording import Recording
 
 if TYPE_CHECKING:
     from fkv.session import Session
 
 DOUBLE_CLICK = 0.7  # seconds
+QUESTIONS = 30  # a page may ask that many at once, and as many a second
+
+
+class Allowance:
+    """A bucket of questions that refills with time; `take` says whether one more is allowed."""
+
+    def __init__(self, most: float = QUESTIONS) -> None:
+        self.most = self.left = most
+        self.then = -math.inf
+        self.lock = threading.Lock()
+
+    def take(self, now: float) -> bool:
+        with self.lock:
+            self.left = min(self.most, self.left + self.most * (now - self.then))
+            self.then = now
+            if self.left < 1:
+                return False
+            self.left -= 1
+            return True
 
 
 @dataclass
 class Visitor:
-    """One page's state: the head it looks at, its running session if any, and what that session produced."""
+    """One page's state: its model, what it has chosen about heads (settings by name), its running session if any, and what that session
+    produced.
+    """
 
     key: str
     recording: Recording = field(default_factory=Recording)
     session: Session | None = None
     paused: bool = False
-    layer: int = Settings.layer
-    head: int = Settings.head
+    model: str = ""
+    wishes: dict[str, Any] = field(default_factory=dict)
+    allowance: Allowance = field(default_factory=Allowance)
     gone: bool = False
     run: int = 0
     asked: float = -DOUBLE_CLICK
@@ -107,6 +129,13 @@ class Visitors:
                 idle = [old for old, visitor in self.open.items() if visitor.session is None]
                 self.open.pop(idle[0] if idle else next(iter(self.open))).stop()
             return self.open.setdefault(key, Visitor(key))
+
+    def known(self, key: str) -> Visitor:
+        """The visitor of a page that is open. Raises ValueError for any other."""
+        with self.lock:
+            if key not in self.open:
+                raise ValueError("this page is not known any more; reload it")
+            return self.open[key]
 
     def leave(self, key: str) -> None:
         """The page was closed: its work ends and nothing of it is kept."""

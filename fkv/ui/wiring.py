@@ -13,8 +13,8 @@ import gradio as gr
 from fkv.cache import Policy
 from fkv.engine import Engine
 from fkv.events import Settings
-from fkv.policies import discover, spelling
-from fkv.ui import run
+from fkv.policies import discover, parse, spelling
+from fkv.ui import lab, run
 from fkv.ui.controls import LanePicker
 from fkv.ui.shelf import Backend, Shelf
 from fkv.ui.visitors import Lobby, Visitor, Visitors
@@ -57,6 +57,7 @@ def connect(blocks: gr.Blocks, widgets: Widgets, house: House) -> None:
     _prompting(widgets, house)
     for picker, side in ((widgets.left, "left"), (widgets.right, "right")):
         _picking(widgets, picker, side, house)
+    _painting(widgets, house)
     _page(blocks, widgets, house)
 
 
@@ -79,7 +80,7 @@ def _running(widgets: Widgets, house: House) -> None:
             yield run.trouble(run.sentence(error))
             return
         chosen = replace(house.defaults, prompt=prompt, seed=int(seed or 0), left=a, right=b, compress=compress)
-        chosen = replace(chosen, layer=visitor.layer, head=visitor.head)
+        chosen = replace(chosen, **visitor.wishes)
         yield from run.play(visitor, house.lobby, house.shelf, model, chosen, house.backend.session)
 
     def pause(request: gr.Request) -> dict[str, Any]:
@@ -152,34 +153,51 @@ def _picking(widgets: Widgets, picker: LanePicker, side: str, house: House) -> N
     inputs, outputs = [widgets.model, *picker.inputs], [widgets.trouble, *picker.outputs]
     picker.choice.input(change, inputs, outputs, **QUIET)
     for control in picker.controls.values():
-        event = control.release if isinstance(control, gr.Slider) else control.submit if isinstance(control, gr.Number) else control.input
+        typed = isinstance(control, gr.Number | gr.Textbox)
+        event = control.release if isinstance(control, gr.Slider) else control.submit if typed else control.input
         event(change, inputs, outputs, **QUIET)
-        if isinstance(control, gr.Number):
+        if typed:
             control.blur(change, inputs, outputs, **QUIET)
 
 
-def _page(blocks: gr.Blocks, widgets: Widgets, house: House) -> None:
-    def hello(model: str) -> Iterator[tuple[str, str]]:
-        future = house.shelf.want(model)
-        if not future.done():
-            yield run.say({"type": "hello", "state": "loading", "text": "Loading the model", "model": None, "profile": None}), _chips([])
+def _painting(widgets: Widgets, house: House) -> None:
+    """The painted policy goes to lane B and into its picker, with the switch on."""
+    picker = widgets.right
+
+    def paint(event: gr.EventData, request: gr.Request, model: str) -> list[Any]:
         try:
-            facts, profile = house.backend.facts(future.result())
+            policy = parse(str(event.policy))
+            accepted = house.accepted(policy, model)
+        except (AttributeError, ValueError) as error:
+            untouched = [gr.skip() for _ in [*picker.inputs, *picker.outputs, widgets.compress]]
+            return [paragraph(f"Lane B: {run.sentence(error)}", error=True), *untouched]
+        house.visitor(request).change(right=accepted, compress=True)
+        values = [
+            gr.update(value=getattr(policy, parameter)) if owner == policy.name else gr.skip() for owner, parameter in picker.controls
+        ]
+        return ["", gr.update(value=policy.name), *values, *picker.fresh(policy), gr.update(value=True)]
+
+    outputs = [widgets.trouble, *picker.inputs, *picker.outputs, widgets.compress]
+    widgets.stage.run_painted(paint, widgets.model, outputs, **QUIET)
+
+
+def _page(blocks: gr.Blocks, widgets: Widgets, house: House) -> None:
+    def hello(request: gr.Request, model: str) -> Iterator[tuple[str, str]]:
+        visitor, future = house.visitor(request), house.shelf.want(model)
+        visitor.model = model
+        waiting = {"type": "hello", "key": visitor.key, "state": "loading", "text": "Loading the model", "model": None, "profile": None}
+        if not future.done():
+            yield run.say(waiting), _chips([])
+        try:
+            engine = future.result()
+            facts, profile = house.backend.facts(engine)
         except (ValueError, OSError, RuntimeError, ImportError) as error:
             yield run.trouble(run.sentence(error)), _chips([])
             return
-        ready = {"type": "hello", "state": "idle", "text": "Ready", "model": messages.model(facts), "profile": messages.profile(profile)}
-        yield run.say(ready), _chips(messages.chips(facts))
-
-    def select(event: gr.EventData, request: gr.Request) -> None:
-        visitor = house.visitor(request)
-        try:
-            layer, head = int(event.layer), int(event.head)
-            visitor.change(layer=layer, head=head)
-        except (AttributeError, TypeError, ValueError) as error:
-            gr.Warning(run.sentence(error))
-            return
-        visitor.layer, visitor.head = layer, head
+        ready = {"state": "idle", "text": "Ready", "model": messages.model(facts), "profile": messages.profile(profile)}
+        left = lab.keep_fitting(visitor, engine, house.defaults)
+        events = [waiting | ready, run.parting(engine, house.defaults.right)]
+        yield run.say(*events, *([left] if left else [])), _chips(messages.chips(facts))
 
     def compress(request: gr.Request, on: bool) -> None:
         house.visitor(request).change(compress=on)
@@ -191,7 +209,6 @@ def _page(blocks: gr.Blocks, widgets: Widgets, house: House) -> None:
         event(
             hello, widgets.model, [widgets.stage, widgets.chips], show_progress="hidden", api_visibility="private", concurrency_limit=None
         )
-    widgets.stage.select_head(select, None, None, **QUIET)
     widgets.compress.input(compress, widgets.compress, None, **QUIET)
     widgets.theme.click(None, None, None, js=TOGGLE_THEME)
     blocks.unload(leave)

@@ -8,8 +8,24 @@ from dataclasses import asdict, replace
 
 import numpy as np
 
-from fkv.events import Done, Event, Frames, Maps, ModelFacts, Notice, ProfileFacts, Residency, Sample, Settings, Start, Tick, Verdict
-from fkv.views import cache, numbers
+from fkv.events import (
+    Classes,
+    Done,
+    Event,
+    Frames,
+    Heads,
+    Maps,
+    ModelFacts,
+    Notice,
+    ProfileFacts,
+    Residency,
+    Sample,
+    Settings,
+    Start,
+    Tick,
+    Verdict,
+)
+from fkv.views import cache, heads, numbers
 
 Json = dict[str, object]
 
@@ -31,6 +47,10 @@ def message(event: Event) -> Json:
             return sample(event)
         case Maps():
             return maps(event)
+        case Heads():
+            return heads.heads(event)
+        case Classes():
+            return heads.classes(event)
         case Residency():
             return cache.residency(event)
         case Verdict():
@@ -68,7 +88,6 @@ def profile(facts: ProfileFacts | None) -> Json | None:
         "threshold": facts.threshold,
         "static": [list(layer) for layer in facts.static],
         "counts": {"static": static, "dynamic": heads - static, "all": heads},
-        "by_rule": [0],
         "rule": f"Static heads: {facts.rule.rstrip('.')}.",
         "note": facts.note,
     }
