@@ -21,6 +21,27 @@ def framewise(attention: Tensor, tokens: int) -> Tensor:
     return attention.unflatten(-1, (-1, tokens)).sum(-1).unflatten(-2, (-1, tokens)).mean(-2)
 
 
+def sample_rows(length: int, tokens: int, queries: int | None, generator: torch.Generator) -> Tensor:
+    """Sampled query rows of `length` ones, the same number in every frame of `tokens`, one from each of equally long stretches of it; all
+    for `queries` None.
+    """
+    frames = length // tokens
+    each = tokens if queries is None else min(tokens, max(1, queries // frames))
+    if each == tokens:
+        return torch.arange(length)
+    drawn = torch.rand(frames, each, generator=generator)
+    within = ((torch.arange(each) + drawn) * (tokens / each)).long().clamp(max=tokens - 1)
+    return (within + tokens * torch.arange(frames)[:, None]).flatten()
+
+
+def logits(q: Tensor, k: Tensor) -> Tensor:
+    """Scaled scores [b, h, Q, s] in float32 of q [b, h, Q, d] on k [b, h, s, d]; narrower types are widened one head at a time."""
+    if k.dtype == torch.float32:
+        return q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
+    heads = [q[:, head].float() @ k[:, head].float().transpose(-1, -2) for head in range(q.shape[1])]
+    return torch.stack(heads, dim=1) * q.shape[-1] ** -0.5
+
+
 @dataclass(frozen=True)
 class FrameMap:
     """Share of attention [heads, query frames, key frames] of one layer in one pass, and the latent frame of every column.
@@ -58,9 +79,10 @@ class FrameProbe:
         self.geometry, self.head, self.queries, self.passes = geometry, head, queries, passes
         self.layers = frozenset(range(geometry.layers) if layers is None else layers)
         self.generator = generator or torch.Generator().manual_seed(0)
-        wanted = self.layers | ({head[0]} if head else set())
-        if any(not 0 <= layer < geometry.layers for layer in wanted):
-            raise ValueError(f"layers {sorted(wanted)} are asked for, the model has layers 0..{geometry.layers - 1}; choose among them")
+        if any(not 0 <= layer < geometry.layers for layer in self.wanted):
+            raise ValueError(
+                f"layers {sorted(self.wanted)} are asked for, the model has layers 0..{geometry.layers - 1}; choose among them"
+            )
         if head and not 0 <= head[1] < geometry.heads:
             raise ValueError(f"head {head[1]} is asked for, the model has heads 0..{geometry.heads - 1}; choose among them")
         self.clear()
@@ -70,6 +92,11 @@ class FrameProbe:
         self._maps: dict[int, list[FrameMap]] = {}
         self._pinned: list[FrameMap] = []
         self._calls: dict[int, int] = {}
+
+    @property
+    def wanted(self) -> frozenset[int]:
+        """Layers it looks at."""
+        return self.layers | ({self.head[0]} if self.head else frozenset())
 
     @property
     def seen(self) -> list[int]:
@@ -96,24 +123,13 @@ class FrameProbe:
         if self.passes is not None and number not in self.passes:
             return
         if layer in self.layers:
-            rows = self._rows(q.shape[2]).to(q.device)
+            rows = sample_rows(q.shape[2], self.geometry.tokens, self.queries, self.generator).to(q.device)
             self._maps.setdefault(layer, []).append(self._look(q[:, :, rows], k, past, start, tuple(range(q.shape[1]))))
         if self.head and self.head[0] == layer:
             head = self.head[1]
             index = torch.tensor([head], device=q.device)
             own = [group.pick((head,), index, group.name) for group in past if head in group.members]
             self._pinned.append(self._look(q[:, head : head + 1], k[:, head : head + 1], own, start, (head,)))
-
-    def _rows(self, length: int) -> Tensor:
-        """Sampled query rows, the same number in every frame, one from each of equally long stretches of a frame's tokens."""
-        tokens = self.geometry.tokens
-        frames = length // tokens
-        each = tokens if self.queries is None else min(tokens, max(1, self.queries // frames))
-        if each == tokens:
-            return torch.arange(length)
-        drawn = torch.rand(frames, each, generator=self.generator)
-        within = ((torch.arange(each) + drawn) * (tokens / each)).long().clamp(max=tokens - 1)
-        return (within + tokens * torch.arange(frames)[:, None]).flatten()
 
     def _look(self, q: Tensor, k: Tensor, past: Sequence[HeadGroup], start: int, members: tuple[int, ...]) -> FrameMap:
         """Map of heads `members`, whose queries [b, h, Q, d] hold equally many of every frame of the chunk."""
@@ -137,7 +153,7 @@ class FrameProbe:
 
 def _mass(q: Tensor, k: Tensor, column: Tensor, empty: Tensor) -> Tensor:
     """Softmax mass of q [b, h, Q, d] on the tokens k [b, h, s, d] of every `column` [h, s]; NaN where a column has no token."""
-    weights = torch.softmax((q @ k.transpose(-1, -2)).float() * q.shape[-1] ** -0.5, dim=-1)
+    weights = torch.softmax(logits(q, k), dim=-1)
     per_frame = weights.mean(dim=0).unflatten(1, (empty.shape[1], -1)).mean(dim=2)
     index = column[:, None].expand_as(per_frame)
     summed = torch.zeros_like(empty).scatter_add_(2, index, per_frame)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fkv import rope
 from fkv.groups import HeadGroup
-from fkv.probe import FrameProbe, framewise
+from fkv.probe import FrameProbe, framewise, sample_rows
 from fkv.spec import Geometry
 from tests.tiny import tiny_spec, tiny_stream
 
@@ -78,7 +78,7 @@ def test_sampled_queries_come_equally_from_every_frame_and_stretch_and_err_littl
     generator = torch.Generator().manual_seed(0)
     q, k = torch.randn(2, 1, 2, 3 * geometry.tokens, 8, generator=generator)
     every, some = FrameProbe(geometry, queries=None), FrameProbe(geometry, queries=48)
-    rows = some._rows(3 * geometry.tokens)
+    rows = sample_rows(3 * geometry.tokens, geometry.tokens, 48, generator)
     assert torch.bincount(rows // geometry.tokens).tolist() == [16, 16, 16]
     assert torch.bincount(rows % geometry.tokens // 16, minlength=4).tolist() == [12, 12, 12, 12]
     for probe in (every, some):
@@ -87,9 +87,9 @@ def test_sampled_queries_come_equally_from_every_frame_and_stretch_and_err_littl
 
 
 def test_the_same_generator_looks_at_the_same_queries() -> None:
-    a, b, c = (FrameProbe(GEOMETRY, queries=4, generator=torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
-    assert a._rows(12).equal(b._rows(12))
-    assert not all(a._rows(12).equal(c._rows(12)) for _ in range(5))
+    a, b, c = (torch.Generator().manual_seed(seed) for seed in (1, 1, 2))
+    assert sample_rows(12, 6, 4, a).equal(sample_rows(12, 6, 4, b))
+    assert not all(sample_rows(12, 6, 4, a).equal(sample_rows(12, 6, 4, c)) for _ in range(5))
 
 
 def test_passes_layers_and_a_pinned_head_are_chosen() -> None:
