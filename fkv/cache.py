@@ -172,7 +172,7 @@ class KVCache:
             missing = [layer for layer in range(self.geometry.layers) if layer not in self._written]
             if missing:
                 raise RuntimeError(f"layers {missing} wrote nothing in the clean pass of chunk {commit.chunk}; every layer must write once")
-            self.layers = self.policy.finish([self._written[layer] for layer in range(self.geometry.layers)], commit)
+            self.layers = self.settled(self.policy.finish([self._written.pop(layer) for layer in range(self.geometry.layers)], commit))
             self.last = commit
         finally:
             self._commit, self._written = None, {}
@@ -190,7 +190,11 @@ class KVCache:
 
     def retain(self, start: int) -> None:
         """Forgets all but what the policy lets survive into a re-cache that replays from frame `start` on."""
-        self.layers = [self.policy.retain(layer, past, start) if start else [] for layer, past in enumerate(self.layers)]
+        self.layers = self.settled([self.policy.retain(layer, past, start) if start else [] for layer, past in enumerate(self.layers)])
+
+    def settled(self, layers: list[list[HeadGroup]]) -> list[list[HeadGroup]]:
+        """The groups a policy has decided on, as this cache holds them."""
+        return layers
 
     def residency(self) -> list[list[tuple[str, int, Tensor]]]:
         """For every layer its groups as (name, number of heads, positions)."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 from fkv.attention import scaled_dot
 
 Span = tuple[int, int]
+Kernel = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -99,27 +100,27 @@ def merge(groups: Sequence[HeadGroup], run: str) -> HeadGroup:
     return HeadGroup(heads, k, v, parts[0].pos, "all", parts[0].runs, tuple(sorted(members)))
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, past: Sequence[HeadGroup]) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, past: Sequence[HeadGroup], kernel: Kernel = scaled_dot) -> Tensor:
     """Attention of queries q [b, h, L, d] over their own chunk's k, v [b, h, L, d] and what their group keeps; one unmasked call per group.
 
     Heads in no group attend to their own chunk only.
     """
     if not past:
-        return scaled_dot(q, k, v)
+        return kernel(q, k, v)
     everyone = tuple(range(q.shape[1]))
     if len(past) == 1 and past[0].members == everyone:
-        return _attend_group(q, k, v, past[0])
+        return _attend_group(q, k, v, past[0], kernel)
     out = torch.empty_like(q)
     left = set(everyone)
     for group in past:
         left.difference_update(group.members)
         own_q, own_k, own_v = (x.index_select(1, group.heads) for x in (q, k, v))
-        out.index_copy_(1, group.heads, _attend_group(own_q, own_k, own_v, group))
+        out.index_copy_(1, group.heads, _attend_group(own_q, own_k, own_v, group, kernel))
     if left:
         rest = torch.tensor(sorted(left), device=q.device)
-        out.index_copy_(1, rest, scaled_dot(*(x.index_select(1, rest) for x in (q, k, v))))
+        out.index_copy_(1, rest, kernel(*(x.index_select(1, rest) for x in (q, k, v))))
     return out
 
 
-def _attend_group(q: Tensor, k: Tensor, v: Tensor, group: HeadGroup) -> Tensor:
-    return scaled_dot(q, torch.cat((group.k, k), dim=2), torch.cat((group.v, v), dim=2))
+def _attend_group(q: Tensor, k: Tensor, v: Tensor, group: HeadGroup, kernel: Kernel) -> Tensor:
+    return kernel(q, torch.cat((group.k, k), dim=2), torch.cat((group.v, v), dim=2))

@@ -19,8 +19,8 @@ def parts(head_dim: int) -> tuple[int, int, int]:
 
 def grid(start: int, frames: int, rows: int, columns: int, device: torch.device | str = "cpu") -> Tensor:
     """Positions of a run of frames, frame-major then row-major: [frames * rows * columns, 3] of (frame, row, column)."""
-    axes = (torch.arange(start, start + frames), torch.arange(rows), torch.arange(columns))
-    return torch.cartesian_prod(*axes).to(device)
+    axes = (torch.arange(first, end, device=device) for first, end in ((start, start + frames), (0, rows), (0, columns)))
+    return torch.cartesian_prod(*axes)
 
 
 def rotation(pos: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:

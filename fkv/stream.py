@@ -34,15 +34,20 @@ def seeded_noise(
     seed: int, spec: ModelSpec, batch: int = 1, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> Noise:
     """Noise that depends on the seed and the chunk number only, so that lanes and devices share it. Drawn on the CPU in float32."""
-    fresh = len(spec.schedule.steps) - 1 if spec.schedule.sampler == "renoise" else 0
+    fresh = len(spec.schedule.steps) - 1 if spec.schedule.sampler in ("renoise", "rolling") else 0
 
     def noise(chunk: int) -> tuple[Tensor, list[Tensor]]:
         generator = torch.Generator().manual_seed((seed * 1_000_003 + chunk) % 2**63)
         shape = (batch, spec.chunk, *spec.latent)
-        drawn = [torch.randn(shape, generator=generator).to(device, dtype) for _ in range(1 + fresh)]
+        drawn = [sent(torch.randn(shape, generator=generator), torch.device(device)).to(dtype) for _ in range(1 + fresh)]
         return drawn[0], drawn[1:]
 
     return noise
+
+
+def sent(x: Tensor, device: torch.device) -> Tensor:
+    """x on a device, without waiting for the device to be done with what it is doing."""
+    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
 
 
 def cleaned(x: Tensor, flow: Tensor, sigma: float) -> Tensor:
@@ -149,8 +154,7 @@ class Stream:
         self._clean(self._newest[:, start - self.frames :], start, recache=True)
 
     def _new_cache(self, policy: Policy) -> KVCache:
-        parameter = self.model.patch_embedding.weight
-        return KVCache(policy, self.spec.geometry, self._batch, parameter.dtype, parameter.device)
+        return self.model.new_cache(policy, self.spec.geometry, self._batch)
 
     def _read(self, text: Tensor) -> TextKV:
         if text.shape[0] != self._batch:
@@ -159,25 +163,21 @@ class Stream:
             return self.model.read_text(text)
 
     def _denoise(self, x: Tensor, t: float, sigma: float, probe: Probe | None) -> Tensor:
-        out = self.model(x, self._clock(x, t), self._text, self.cache, self.frames, probe)
+        out = self.model(x, t, self._text, self.cache, self.frames, probe)
         x0 = cleaned(x, out, sigma) if self.spec.prediction == "flow" else out.to(x.dtype)
-        self._note("noisy", x0)
+        if self.trace is not None:
+            self.trace.append(("noisy", x0))
         return x0
 
     def _clean(self, latents: Tensor, start: int, *, recache: bool) -> None:
         commit = Commit(self.chunks - 1, start, latents.shape[1], self.spec.geometry, recache)
+        phase, clock = "recache" if recache else "clean", self.spec.schedule.context
         with self.cache.committing(commit):
-            out = self.model(latents, self._clock(latents, self.spec.schedule.context), self._text, self.cache, start)
-        phase = "recache" if recache else "clean"
-        self._note(phase, out)
+            if self.trace is None:
+                self.model.remember(latents, clock, self._text, self.cache, start)
+            else:
+                self.trace.append((phase, self.model(latents, clock, self._text, self.cache, start)))
         self.mark(phase)
-
-    def _clock(self, x: Tensor, t: float) -> Tensor:
-        return torch.full(x.shape[:2], t, dtype=torch.float32, device=x.device)
-
-    def _note(self, phase: str, tensor: Tensor) -> None:
-        if self.trace is not None:
-            self.trace.append((phase, tensor))
 
     def _remember(self, latents: Tensor) -> None:
         """Keeps the clean frames a re-cache may ask for: the newest ones, and those at the start of the video."""

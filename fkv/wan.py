@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from fkv import rope
 from fkv.attention import scaled_dot
-from fkv.cache import HeadGroup, KVCache, attend
-from fkv.spec import WanConfig
+from fkv.cache import HeadGroup, KVCache, Policy, attend
+from fkv.spec import Geometry, WanConfig
 
 TextKV = list[tuple[Tensor, Tensor]]
 
@@ -158,12 +158,27 @@ class CausalWan(nn.Module):
         patches = tokens.unflatten(1, (frames, rows, columns)).unflatten(-1, (down, across, self.config.channels))
         return patches.permute(0, 1, 6, 2, 4, 3, 5).flatten(5, 6).flatten(3, 4)
 
-    def forward(self, x: Tensor, t: Tensor, text: TextKV, cache: KVCache, start: int, probe: Probe | None = None) -> Tensor:
+    @property
+    def backend(self) -> str:
+        """The attention kernels in use, in words for a page."""
+        return "torch SDPA"
+
+    def new_cache(self, policy: Policy, geometry: Geometry, batch: int = 1) -> KVCache:
+        """An empty cache for one lane of this model. Raises ValueError where the policy does not fit."""
+        return KVCache(policy, geometry, batch, self.dtype, self.patch_embedding.weight.device)
+
+    def remember(self, x: Tensor, t: Tensor | float, text: TextKV, cache: KVCache, start: int) -> None:
+        """A pass for the sake of what it writes; nobody reads its output."""
+        self(x, t, text, cache, start)
+
+    def forward(self, x: Tensor, t: Tensor | float, text: TextKV, cache: KVCache, start: int, probe: Probe | None = None) -> Tensor:
         """Raw output (flow in every published model) [b, f, c, H, W] of a chunk x whose first frame is latent frame `start`.
 
-        t [b, f] in [0, 1000], one timestep per frame. Inside `cache.committing(...)` each layer hands its keys and values to the cache
-        after it has attended; otherwise the cache is only read.
+        t in [0, 1000], one timestep for all or [b, f], one per frame. Inside `cache.committing(...)` each layer hands its keys and values
+        to the cache after it has attended; otherwise the cache is only read.
         """
+        if not isinstance(t, Tensor):
+            t = torch.full(x.shape[:2], t, dtype=torch.float32, device=x.device)
         frames, rows, columns = x.shape[1], x.shape[3] // self.config.patch[1], x.shape[4] // self.config.patch[2]
         rotation = rope.rotation(rope.grid(start, frames, rows, columns, x.device), self.config.head_dim)
         embedding, time = self.read_time(t)

@@ -6,6 +6,7 @@ Tolerance 1e-4 in float32 on values of RMS about 1: an explicit float64 softmax 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from fkv import rope
 from fkv.cache import Commit, HeadGroup, KVCache, Policy
+from fkv.fast import prepare
 from fkv.heads import HeadProfile, head_scores
 from fkv.policies.forcing_kv import ForcingKV
 from fkv.policies.full import Full
@@ -44,6 +46,8 @@ INTERMEDIATES = {
     "mid_head": "head",
 }
 SWITCH = ("G8_longlive_switch_globalsink", "G8_longlive_switch_resetsink")
+Arrange = Callable[[CausalWan], CausalWan]
+PATHS = pytest.mark.parametrize("arrange", [pytest.param(lambda model: model, id="readable"), pytest.param(prepare, id="fast")])
 
 
 def test_one_chunk_without_history_equals_g1_with_every_intermediate() -> None:
@@ -101,8 +105,9 @@ def spy_on_input(block: nn.Module, name: str, seen: dict[str, Tensor]) -> None:
     block.modulated = watched  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def test_a_full_cache_equals_g2() -> None:
-    rollout = Rollout("G2_selfforcing_full_cache", Full())
+@PATHS
+def test_a_full_cache_equals_g2(arrange: Arrange) -> None:
+    rollout = Rollout("G2_selfforcing_full_cache", Full(), arrange=arrange)
     rollout.play()
     rollout.check()
     assert rollout.attended == rollout.meta["attended_frames_per_block"]
@@ -122,10 +127,11 @@ def room_for_a_chunk(frames: list[int], sink: int, chunk: int) -> list[int]:
     return frames[:sink] + frames[sink + chunk :]
 
 
+@PATHS
 @pytest.mark.parametrize("name", ROLLING)
-def test_a_rolling_window_equals_g3(name: str) -> None:
+def test_a_rolling_window_equals_g3(name: str, arrange: Arrange) -> None:
     _, meta = read(name)
-    rollout = Rollout(name, window_policy(meta))
+    rollout = Rollout(name, window_policy(meta), arrange=arrange)
     rollout.play()
     rollout.check()
     assert rollout.attended == meta["attended_frames_per_block"]
@@ -134,17 +140,19 @@ def test_a_rolling_window_equals_g3(name: str) -> None:
     assert rollout.check_kept(rollout.stream.cache.layers[1][0]) == room_for_a_chunk(frames, meta["sink_size"], rollout.spec.chunk)
 
 
-def test_the_last_n_frames_of_full_equal_g3_without_a_sink() -> None:
+@PATHS
+def test_the_last_n_frames_of_full_equal_g3_without_a_sink(arrange: Arrange) -> None:
     _, meta = read("G3_selfforcing_rolling_nosink")
-    rollout = Rollout("G3_selfforcing_rolling_nosink", Full(frames=meta["local_attn_size"]))
+    rollout = Rollout("G3_selfforcing_rolling_nosink", Full(frames=meta["local_attn_size"]), arrange=arrange)
     rollout.play()
     rollout.check()
 
 
+@PATHS
 @pytest.mark.parametrize("name", SWITCH)
-def test_a_prompt_switch_with_a_window_equals_g8(name: str) -> None:
+def test_a_prompt_switch_with_a_window_equals_g8(name: str, arrange: Arrange) -> None:
     data, meta = read(name)
-    rollout = Rollout(name, window_policy(meta))
+    rollout = Rollout(name, window_policy(meta), arrange=arrange)
     rollout.play()
     rollout.check()
     (flow,) = [tensor for phase, tensor in rollout.trace if phase == "recache"]
@@ -170,10 +178,11 @@ def forcing_policy(meta: dict[str, Any]) -> ForcingKV:
     )  # fmt: skip
 
 
+@PATHS
 @pytest.mark.parametrize("name", FORCING_KV)
-def test_forcing_kv_equals_g4(name: str) -> None:
+def test_forcing_kv_equals_g4(name: str, arrange: Arrange) -> None:
     data, meta = read(name)
-    rollout = Rollout(name, forcing_policy(meta))
+    rollout = Rollout(name, forcing_policy(meta), arrange=arrange)
     calls: list[list[list[int]]] = []
 
     def before(block: int) -> None:
@@ -306,9 +315,10 @@ def test_the_probe_sees_the_attention_of_g7b() -> None:
     same("attention of one head", one.pinned.mass[0], wanted[1])
 
 
-def test_the_probe_sees_the_same_attention_in_the_rollout_the_map_was_taken_from() -> None:
+@PATHS
+def test_the_probe_sees_the_same_attention_in_the_rollout_the_map_was_taken_from(arrange: Arrange) -> None:
     data, meta = read("G7b_attention_map")
-    rollout = Rollout("G2_selfforcing_full_cache", Full())
+    rollout = Rollout("G2_selfforcing_full_cache", Full(), arrange=arrange)
     for _ in range(meta["ar_step"]):
         rollout.stream.step()
     probe = FrameProbe(rollout.spec.geometry, layers=(meta["layer"],), queries=None, passes=(meta["denoise_step"],))

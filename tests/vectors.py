@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -69,9 +70,9 @@ def row(meta: dict[str, Any], model: CausalWan) -> ModelSpec:
 class Rollout:
     """A stream fed with a file's noise, and everything it wrote in one layer, by frame."""
 
-    def __init__(self, name: str, policy: Policy, layer: int = 1):
+    def __init__(self, name: str, policy: Policy, layer: int = 1, arrange: Callable[[CausalWan], CausalWan] = lambda model: model):
         self.data, self.meta = read(name)
-        self.model = network(self.meta)
+        self.model = arrange(network(self.meta))
         self.spec = row(self.meta, self.model)
         self.trace: list[tuple[str, Tensor]] = []
         self.stream = Stream(self.model, self.spec, self.data["text"], policy, self.noise, trace=self.trace)

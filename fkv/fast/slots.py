@@ -1,0 +1,122 @@
+"""The cache of the fast path: what a group keeps lies in one buffer with room behind it for the chunk that is being drawn.
+
+A noisy pass writes its keys and values into that room and attends to the whole buffer, so that nothing is joined: [kept | current]. Keys
+carry their position, so their order does not matter. Policies decide as ever; what they decide on is moved into slots once per chunk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from fkv.cache import HeadGroup, KVCache, Policy
+from fkv.spec import Geometry
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Keys and values of one group, `kept` tokens and room behind them: both [2, b, h, kept + room, d]."""
+
+    both: Tensor
+    kept: int
+    heads: Tensor
+    members: tuple[int, ...]
+
+    @property
+    def run(self) -> tuple[int, int] | None:
+        """First head and end where the members are consecutive."""
+        first, end = self.members[0], self.members[-1] + 1
+        return (first, end) if self.members == tuple(range(first, end)) else None
+
+    def of(self, x: Tensor, dim: int) -> Tensor:
+        """This group's heads of x, whose heads lie along `dim`: a view where they are consecutive."""
+        run = self.run
+        return x.narrow(dim, run[0], run[1] - run[0]) if run else x.index_select(dim, self.heads)
+
+    def current(self, tokens: int) -> Tensor:
+        """The room of a pass of `tokens` tokens: [2, b, h, tokens, d]."""
+        return self.both.narrow(3, self.kept, tokens)
+
+    def upto(self, tokens: int) -> tuple[Tensor, Tensor]:
+        """Keys and values that such a pass attends to."""
+        k, v = self.both.narrow(3, 0, self.kept + tokens).unbind(0)
+        return k, v
+
+
+class SlotCache(KVCache):
+    """A `KVCache` whose groups lie in slots. With `fixed`, slots stay where they are for as long as their sizes do, as recorded work needs;
+    otherwise every commit takes new ones, and what was read from the old stays as it was.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        geometry: Geometry,
+        batch: int = 1,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        *,
+        fixed: bool = False,
+    ) -> None:
+        super().__init__(policy, geometry, batch, dtype, device)
+        self.fixed = fixed
+        self.slots: list[list[Slot]] = [[] for _ in range(geometry.layers)]
+        self._places: dict[tuple[int, ...], Tensor] = {}
+        self._plain = type(self.policy).load is Policy.load
+
+    def rooms(self, layer: int, tokens: int) -> Sequence[Slot] | None:
+        """The slots in which a pass of `tokens` tokens finds all it attends to; None where it must ask `read` instead."""
+        slots = self.slots[layer]
+        if not self._plain or any(slot.both.shape[3] - slot.kept < tokens for slot in slots):
+            return None
+        if slots and sum(len(slot.members) for slot in slots) != self.geometry.heads:
+            return None
+        if not self.writable:
+            kept = sum(len(slot.members) * slot.kept for slot in slots)
+            self._touched[layer] = 2 * self.batch * self.geometry.head_dim * self.dtype.itemsize * (kept + self.geometry.heads * tokens)
+        return slots
+
+    def place(self, slot: Slot) -> Tensor:
+        """Every head's number in a slot, -1 where it is not in it: int32 [h]."""
+        if slot.members not in self._places:
+            numbers = torch.arange(len(slot.members), dtype=torch.int32, device=self.device)
+            nobody = torch.full((self.geometry.heads,), -1, dtype=torch.int32, device=self.device)
+            self._places[slot.members] = nobody.index_copy_(0, slot.heads, numbers)
+        return self._places[slot.members]
+
+    def settled(self, layers: list[list[HeadGroup]]) -> list[list[HeadGroup]]:
+        """Moves every group into a slot, layer by layer, so that at most one layer is held three times."""
+        for layer in range(len(layers)):
+            groups, layers[layer] = layers[layer], []
+            before = {slot.members: slot for slot in self.slots[layer]} if self.fixed else {}
+            self.layers[layer], self.slots[layer] = [], []
+            for group in groups:
+                slot = self._slot(group, before.get(group.members))
+                _move(group, slot)
+                k, v = slot.both.narrow(3, 0, slot.kept).unbind(0)
+                self.slots[layer].append(slot)
+                self.layers[layer].append(replace(group, heads=slot.heads, k=k, v=v))
+        return self.layers
+
+    def _slot(self, group: HeadGroup, before: Slot | None) -> Slot:
+        room = self.geometry.chunk * self.geometry.tokens
+        shape = (2, self.batch, len(group.members), group.tokens + room, self.geometry.head_dim)
+        if before is not None and tuple(before.both.shape) == shape:
+            return before
+        return Slot(torch.empty(shape, dtype=self.dtype, device=self.device), group.tokens, group.heads, group.members)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of kept keys and values, without the room behind them (see `allocated`)."""
+        return sum(tensor.numel() * tensor.element_size() for group in self._groups() for tensor in (group.k, group.v))
+
+
+def _move(group: HeadGroup, slot: Slot) -> None:
+    """Writes what a group keeps into its slot, also where the group is a view of that very slot."""
+    for side, place in zip((group.k, group.v), slot.both.narrow(3, 0, slot.kept).unbind(0)):
+        if side.data_ptr() != place.data_ptr() or side.stride() != place.stride():
+            shared = side.untyped_storage().data_ptr() == place.untyped_storage().data_ptr()
+            place.copy_(side.clone() if shared else side)
