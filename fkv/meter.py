@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -19,31 +20,85 @@ import torch
 from fkv.events import Phases
 
 
+class Moment(Protocol):
+    """A point in the work of a device."""
+
+    def synchronize(self) -> None: ...
+
+    def elapsed_time(self, later: Any) -> float: ...
+
+
+@dataclass(frozen=True)
+class Instant:
+    """A moment on the CPU, in seconds."""
+
+    seconds: float
+
+    def synchronize(self) -> None:
+        """Work on the CPU is done when it returns."""
+
+    def elapsed_time(self, later: Instant) -> float:
+        return 1000 * (later.seconds - self.seconds)
+
+
 class Stopwatch:
-    """Time between marks, in ms and by name. A mark ends the phase it names; on CUDA it waits for the device first, so a phase holds its
-    own work.
+    """Time between marks, in ms and by name. A mark ends the phase it names. On CUDA it is an event among the work, so marking waits for
+    nothing and a phase holds its own work; reading `laps` waits for the newest event.
     """
 
-    def __init__(self, device: torch.device | str = "cpu", clock: Callable[[], float] = time.perf_counter):
+    def __init__(
+        self,
+        device: torch.device | str = "cpu",
+        clock: Callable[[], float] = time.perf_counter,
+        moment: Callable[[], Moment] | None = None,
+    ):
         self.device = torch.device(device)
         self.clock = clock
-        self.laps: dict[str, list[float]] = {}
+        self._moment = moment
+        self._laps: dict[str, list[float]] = {}
+        self._open: list[tuple[str, Moment, Moment, list[tuple[Moment, Moment]]]] = []
         self.last = self.now()
 
-    def now(self) -> float:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        return self.clock()
+    @property
+    def last(self) -> Moment:
+        """Where the present phase began."""
+        return self._last
+
+    @last.setter
+    def last(self, moment: Moment) -> None:
+        self._last = moment
+        self._aside: list[tuple[Moment, Moment]] = []
+
+    def now(self) -> Moment:
+        """This moment in the device's work."""
+        if self._moment is not None:
+            return self._moment()
+        if self.device.type != "cuda":
+            return Instant(self.clock())
+        event = torch.cuda.Event(enable_timing=True)
+        event.record(torch.cuda.current_stream(self.device))
+        return event
+
+    @property
+    def laps(self) -> dict[str, list[float]]:
+        """Milliseconds of every phase since `start`, by name."""
+        if self._open:
+            self._open[-1][2].synchronize()
+        for name, began, ended, aside in self._open:
+            spent = sum(first.elapsed_time(last) for first, last in aside)
+            self._laps.setdefault(name, []).append(began.elapsed_time(ended) - spent)
+        self._open = []
+        return self._laps
 
     def start(self) -> None:
         """Forget the laps; the next phase begins here."""
-        self.laps = {}
+        self._laps, self._open = {}, []
         self.last = self.now()
 
     def mark(self, name: str) -> None:
         """The phase `name` ends here and the next one begins."""
         now = self.now()
-        self.laps.setdefault(name, []).append(1000 * (now - self.last))
+        self._open.append((name, self.last, now, self._aside))
         self.last = now
 
     @contextmanager
@@ -53,17 +108,17 @@ class Stopwatch:
         try:
             yield
         finally:
-            spent = self.now() - began
-            self.laps.setdefault(name, []).append(1000 * spent)
-            self.last += spent
+            ended = self.now()
+            self._open.append((name, began, ended, []))
+            self._aside.append((began, ended))
 
     def phases(self) -> Phases:
         """The laps since `start`. Raises ValueError on a name that is no phase."""
-        names = {field.name for field in fields(Phases)}
-        if unknown := sorted(set(self.laps) - names):
+        names, laps = {field.name for field in fields(Phases)}, self.laps
+        if unknown := sorted(set(laps) - names):
             raise ValueError(f"phase {unknown[0]!r} is unknown; use one of: {', '.join(sorted(names))}")
-        sums = {name: sum(laps) for name, laps in self.laps.items() if name != "noisy"}
-        return Phases(noisy=tuple(self.laps.get("noisy", ())), **sums)
+        sums = {name: sum(times) for name, times in laps.items() if name != "noisy"}
+        return Phases(noisy=tuple(laps.get("noisy", ())), **sums)
 
 
 def fps(frames: int, ms: float) -> float:
@@ -128,6 +183,11 @@ def memory_bytes(device: torch.device | str = "cpu") -> int:
             return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:
         return _peak_resident()
+
+
+def peak_bytes(device: torch.device | str = "cpu") -> int:
+    """The most memory this process has used so far: allocated on a CUDA device, else resident; 0 where the system does not say."""
+    return torch.cuda.max_memory_allocated(device) if torch.device(device).type == "cuda" else _peak_resident()
 
 
 def _peak_resident() -> int:

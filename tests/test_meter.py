@@ -36,6 +36,41 @@ def test_time_aside_is_counted_once_and_not_in_the_phase_around_it() -> None:
     assert watch.phases() == Phases(noisy=(3000.0,), probe=500.0)
 
 
+class Event:
+    """A moment of a device that is never waited for while work is handed to it."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.time, self.waited = clock.time, False
+
+    def synchronize(self) -> None:
+        self.waited = True
+
+    def elapsed_time(self, later: Event) -> float:
+        return 1000 * (later.time - self.time)
+
+
+def test_marking_waits_for_nothing_and_reading_for_the_newest_moment_only() -> None:
+    clock, events = Clock(), list[Event]()
+
+    def moment() -> Event:
+        events.append(Event(clock))
+        return events[-1]
+
+    watch = meter.Stopwatch(moment=moment)
+    for name in ("noisy", "noisy", "clean"):
+        clock.time += 0.25
+        watch.mark(name)
+    assert not any(event.waited for event in events)
+    assert watch.laps == {"noisy": [250.0, 250.0], "clean": [250.0]}
+    assert [event.waited for event in events] == [False, False, False, True]
+    clock.time += 0.5
+    with watch.aside("probe"):
+        clock.time += 1
+    clock.time += 0.5
+    watch.mark("clean")
+    assert watch.laps["clean"] == [250.0, 1000.0]
+
+
 def test_start_forgets_the_laps_before_it() -> None:
     clock = Clock()
     watch = meter.Stopwatch(clock=clock)
