@@ -1,10 +1,6 @@
-"""Prompt to embeddings. The pocket model reads a small English grammar, free in wording, fixed in meaning."""
+"""Prompt to embeddings. The pocket model reads a small English grammar, free in wording, fixed in meaning; Wan models read umT5."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
-
-import torch
 
 from fkv.text.meaning import (
     CAMERAS,
@@ -20,7 +16,9 @@ from fkv.text.meaning import (
     encode_many,
     seeded_layout,
 )
+from fkv.text.pocket import PocketText, Prompt
 from fkv.text.reader import parse
+from fkv.text.umt5 import DrawnText, Umt5Text
 
 __all__ = [
     "CAMERAS",
@@ -29,35 +27,15 @@ __all__ = [
     "MOTIONS",
     "SHAPES",
     "THEMES",
+    "DrawnText",
     "Layout",
     "Parsed",
     "PocketText",
     "Prompt",
     "Thing",
+    "Umt5Text",
     "describe",
     "encode_many",
     "parse",
     "seeded_layout",
 ]
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """A prompt as a model reads it: embedding float32 [1, rows, width], sentences for the user, and what was understood of it."""
-
-    text: str
-    embedding: torch.Tensor
-    notes: tuple[str, ...] = ()
-    parsed: Parsed | None = None
-
-
-class PocketText:
-    """The pocket model's text side: a fixed one-hot code of the parsed prompt and of the layout the seed gives it, without weights."""
-
-    examples: tuple[str, ...] = EXAMPLES
-
-    def encode(self, text: str, seed: int = 0) -> Prompt:
-        """The embedding [1, 16, 112] of any English; raises ValueError as `parse` does."""
-        parsed = parse(text)
-        code = encode_many([parsed], [seeded_layout(parsed, seed)])
-        return Prompt(text, torch.from_numpy(code), parsed.notes, parsed)

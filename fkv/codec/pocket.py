@@ -1,5 +1,4 @@
-"""Codecs: pixels to latents and back, streaming. The pocket codec is a temporal autoencoder of this project (8x8 pixels x 4 frames per
-latent).
+"""The pocket codec, a temporal autoencoder of this project: 8x8 pixels x 4 frames per latent.
 
 The encoder looks at one group of four frames at a time, so latents are random access; the decoder also sees the previous latent, which is
 all the state a lane has to carry. Both are a linear map (initialised from principal components) plus a small convolutional correction.
@@ -8,29 +7,12 @@ all the state a lane has to carry. Both are a linear map (initialised from princ
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 GROUP, CELL = 4, 8
-
-
-class Decoder(Protocol):
-    """One lane's decoder; remembers what it needs between chunks."""
-
-    def decode(self, latents: Tensor) -> Tensor:
-        """Latents [b, f, c, rows, columns] to uint8 RGB [b, frames, height, width, 3]."""
-        ...
-
-
-class Codec(Protocol):
-    """Makes decoders. `encode` turns uint8 RGB [b, n, height, width, 3] into latents [b, f, c, rows, columns]."""
-
-    def decoder(self) -> Decoder: ...
-
-    def encode(self, frames: Tensor) -> Tensor: ...
 
 
 class Residual(nn.Module):
