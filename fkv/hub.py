@@ -161,10 +161,9 @@ def bar(file: str, report: Report) -> type[Any]:
         def __init__(self, *values: Any, **more: Any) -> None:
             super().__init__(*values, **(more | {"disable": False, "leave": False, "file": io.StringIO()}))
 
-        def display(self, msg: str | None = None, pos: int | None = None) -> bool:
+        def display(self, msg: str | None = None, pos: int | None = None) -> None:
             if self.unit == "B":
                 report(file, int(self.n), int(self.total or 0))
-            return True
 
     return Told
 

@@ -70,7 +70,7 @@ def load(model: nn.Module, spec: ModelSpec, files: Files, device: torch.device, 
     """Fills a model built on the meta device. Raises ValueError where a file is damaged or holds another model; then nothing was taken."""
     with opened(files.base, spec.entry) as base:
         found = renamed(base)
-        check(shapes(model), {name: tuple(tensor.shape) for name, tensor in found.items()}, files.base, spec)
+        check(shapes(model), shapes_of(found), files.base, spec)
         if files.adapter is None or spec.adapter is None:
             fill(model, found, device, dtype)
             return
@@ -141,7 +141,11 @@ def renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    return shapes_of(model.state_dict())
+
+
+def shapes_of(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in state.items()}
 
 
 def check(wanted: Mapping[str, Sequence[int]], found: Mapping[str, Sequence[int]], path: Path, spec: ModelSpec, cure: str = "") -> None:

@@ -1,0 +1,282 @@
+"""What a run will need before it runs: memory per lane from closed formulas, what cannot be, and the nearest thing that can.
+
+Weights, cached text and KV cache are exact, from the network's sizes and each policy's own formula. What one pass needs while it runs, the
+decoder's pictures and the device's own share are estimates and called so. Sizes are (rows, columns) in pixels.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from fkv import policies
+from fkv.cache import Policy, Roles
+from fkv.hub import gigabytes
+from fkv.spec import Geometry, ModelSpec, WanConfig
+
+Size = tuple[int, int]
+SIZES: dict[str, Size] = {
+    "256p": (256, 448),
+    "320p": (320, 576),
+    "384p": (384, 672),
+    "480p": (480, 832),
+    "720p": (720, 1280),
+    "1080p": (1088, 1920),
+}
+RELIEF = 0.8  # a run that has found no memory left is advised to need this much less
+LONG = 4200  # latent frames beyond which no bounded policy grows any more
+ENCODER_BYTES = 11_400_000_000  # umT5-XXL in bfloat16, only while a new prompt is encoded and only where it is put on the device
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A decoder's memory: its weights, and an estimate per pixel of a frame while one chunk is decoded."""
+
+    weights_bytes: int
+    bytes_per_pixel: int
+
+
+# TAEHV: 12 frames of 64 channels, Wan VAE: 4 frames of 96; both in 2 bytes and a few copies. Pocket: 12 frames of 16 numbers, in 4 bytes.
+DECODERS = {"pocket": Drawing(4_000_000, 2304), "taehv": Drawing(23_000_000, 4608), "wan-vae": Drawing(254_000_000, 4608)}
+OTHER_DECODERS = {"taehv": ("wan-vae",), "wan-vae": ("taehv",)}
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is to run: one policy per lane, a size, chunks (0: without end), bytes per number, a decoder."""
+
+    spec: ModelSpec
+    lanes: tuple[Policy, ...]
+    chunks: int = 0
+    itemsize: int = 2
+    decoder: str = ""
+    cuda: bool = True
+
+    @property
+    def size(self) -> Size:
+        return self.spec.pixels
+
+    @property
+    def draws_with(self) -> str:
+        return self.decoder or self.spec.codec
+
+
+@dataclass(frozen=True)
+class LanePlan:
+    """Bytes of one lane, all exact: kept keys and values at their most, those of the chunk being drawn, cached text."""
+
+    policy: str
+    cache_bytes: int
+    chunk_bytes: int
+    text_bytes: int
+
+    @property
+    def total(self) -> int:
+        return self.cache_bytes + self.chunk_bytes + self.text_bytes
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Bytes of a run. `pass_bytes`, `decoder_bytes` and `device_bytes` are estimates; the rest is exact."""
+
+    weights_bytes: int
+    lanes: tuple[LanePlan, ...]
+    pass_bytes: int
+    decoder_bytes: int
+    device_bytes: int
+
+    @property
+    def total(self) -> int:
+        return self.weights_bytes + sum(lane.total for lane in self.lanes) + self.pass_bytes + self.decoder_bytes + self.device_bytes
+
+
+def parameters(net: WanConfig) -> int:
+    """Numbers a network has learned."""
+    d, patch = net.dim, net.channels * math.prod(net.patch)
+    attention = 4 * (d * d + d) + 2 * d
+    block = 6 * d + 2 * attention + 2 * d + (d * net.ffn + net.ffn) + (net.ffn * d + d)
+    text, time = net.text_dim * d + d + d * d + d, net.freq_dim * d + d + d * d + d
+    return (patch + 1) * d + net.places * d + text + time + 6 * (d * d + d) + net.layers * block + 2 * d + (d + 1) * patch
+
+
+def resized(spec: ModelSpec, size: Size) -> ModelSpec:
+    """The row at another size. Raises ValueError naming the nearest size where it cannot be."""
+    if size == spec.pixels:
+        return spec
+    if spec.net.places:
+        raise ValueError(f"{spec.title} has learned the places of a {name_of(spec.pixels)} picture; {name_of(size)} needs another model")
+    steps = (spec.spatial * spec.net.patch[1], spec.spatial * spec.net.patch[2])
+    if any(side < step or side % step for side, step in zip(size, steps)):
+        near = tuple(max(step, round(side / step) * step) for side, step in zip(size, steps))
+        raise ValueError(f"a size of {name_of(size)} does not divide into patches of {steps[0]}x{steps[1]} pixels; use {name_of(near)}")
+    return replace(spec, latent=(spec.latent[0], size[0] // spec.spatial, size[1] // spec.spatial))
+
+
+def size_of(text: str | None) -> Size | None:
+    """(rows, columns) of "480p" or "480x832"; None for None. Raises ValueError naming the sizes with a name."""
+    if text is None:
+        return None
+    rows, cross, columns = text.lower().partition("x")
+    if cross and rows.isdigit() and columns.isdigit():
+        return int(rows), int(columns)
+    label = text if text.endswith("p") else f"{text}p"
+    if label not in SIZES:
+        raise ValueError(f"resolution {text!r} is unknown; use one of: {', '.join(SIZES)}, or rows x columns, for instance 480x832")
+    return SIZES[label]
+
+
+def name_of(size: Sequence[int]) -> str:
+    """ "480x832 (480p)", or the numbers alone where the size has no name."""
+    label = next((label for label, known in SIZES.items() if known == tuple(size)), "")
+    return f"{size[0]}x{size[1]}" + (f" ({label})" if label else "")
+
+
+def fitted(policy: Policy, geometry: Geometry, roles: Roles | None = None) -> Policy:
+    """A policy as it runs on a model; where it needs roles and there are none, every head is dynamic, which costs most."""
+    if policy.needs_roles and policy.roles is None:
+        policy = policy.with_roles(roles or ((),) * geometry.layers)
+    policy = policy.fitted(geometry)
+    policy.check(geometry)
+    return policy
+
+
+@functools.lru_cache(maxsize=4096)
+def kept_tokens(policy: Policy, geometry: Geometry, chunks: int) -> int:
+    """Tokens times heads kept after so many commits, over all layers."""
+    return sum(heads * tokens for layer in range(geometry.layers) for heads, tokens in policy.expected(layer, chunks, geometry))
+
+
+def most_kept(policy: Policy, geometry: Geometry, chunks: int) -> int:
+    """Tokens times heads kept at the fullest moment of a run of `chunks`, 0 for one without end. Raises ValueError where it never ends to
+    grow."""
+    last = chunks - 1 if chunks else LONG // geometry.chunk
+    points = {min(last, early) for early in (1, 2, 3, 4, 8, 16)} | {last}
+    most = max(kept_tokens(policy, geometry, point) for point in points)
+    if not chunks and kept_tokens(policy, geometry, last + 1) > most:
+        cure = "give the run a number of chunks, or use full:21"
+        raise ValueError(f"{policy.label} keeps more with every chunk and a run without end would need memory without end; {cure}")
+    return most
+
+
+def plan(wanted: Wanted, roles: Roles | None = None) -> Plan:
+    """The memory of a run. Raises ValueError where it cannot be at all."""
+    net, geometry, item = wanted.spec.net, wanted.spec.geometry, wanted.itemsize
+    if wanted.draws_with not in DECODERS:
+        raise ValueError(f"decoder {wanted.draws_with!r} is unknown; use one of: {', '.join(DECODERS)}")
+    chunk_tokens = geometry.chunk * geometry.tokens
+    per_token = 2 * geometry.head_dim * item  # of one head: a key and a value
+    lanes, widest = [], 0
+    for policy in (fitted(policy, geometry, roles) for policy in wanted.lanes):
+        kept = most_kept(policy, geometry, wanted.chunks)
+        widest = max(widest, math.ceil(kept / (geometry.layers * geometry.heads)))
+        text = 2 * net.layers * net.text_len * net.dim * item
+        chunk = per_token * chunk_tokens * geometry.heads * geometry.layers
+        lanes.append(LanePlan(policies.spelling(policy), kept * per_token, chunk, text))
+    hidden = chunk_tokens * (10 * net.dim + 2 * net.ffn) * item + 3 * chunk_tokens * net.dim * 4
+    joined = 2 * (widest + chunk_tokens) * net.dim * item
+    drawing = DECODERS[wanted.draws_with]
+    pictures = drawing.weights_bytes + drawing.bytes_per_pixel * math.prod(wanted.size)
+    return Plan(parameters(net) * item, tuple(lanes), hidden + joined, pictures, 1_000_000_000 if wanted.cuda else 500_000_000)
+
+
+def check(wanted: Wanted, memory: int, roles: Roles | None = None) -> Plan:
+    """The plan of a run that fits into `memory` bytes. Raises ValueError with what it needs, what there is, and the nearest that fits."""
+    found = plan(wanted, roles)
+    if found.total > memory:
+        need = f"{gigabytes(found.total)} are needed and {gigabytes(memory)} are there"
+        raise ValueError(f"{wanted.spec.title} at {name_of(wanted.size)} does not fit: {need}; {advice(wanted, memory, roles)}")
+    return found
+
+
+def advice(wanted: Wanted, memory: int, roles: Roles | None = None) -> str:
+    """The nearest run that fits, as an order to follow."""
+    found = nearest(wanted, memory, roles)
+    if found is None:
+        least = gigabytes(parameters(wanted.spec.net) * wanted.itemsize)
+        return f"nothing near it fits either (its weights alone are {least}); use a smaller model or a larger device"
+    return f"use {differences(wanted, found)}, which needs {gigabytes(plan(found, roles).total)}"
+
+
+def differences(wanted: Wanted, found: Wanted) -> str:
+    """What is different in `found`, in words."""
+    words = []
+    if found.size != wanted.size:
+        words.append(f"{name_of(found.size)}")
+    if found.draws_with != wanted.draws_with:
+        words.append(f"the decoder {found.draws_with}")
+    if len(found.lanes) < len(wanted.lanes):
+        words.append("one lane")
+    words += [policies.spelling(new) for old, new in zip(wanted.lanes, found.lanes) if policies.spelling(old) != policies.spelling(new)]
+    return ", ".join(dict.fromkeys(words)) or "the same"
+
+
+def nearest(wanted: Wanted, memory: int, roles: Roles | None = None) -> Wanted | None:
+    """The run most like the wanted one that fits, None if none does: first another decoder, then lighter lanes, then smaller pictures."""
+    for found in candidates(wanted):
+        try:
+            if plan(found, roles).total <= memory:
+                return found
+        except ValueError:
+            continue
+    return None
+
+
+def candidates(wanted: Wanted) -> Iterator[Wanted]:
+    """Runs ever less like the wanted one, the wanted one first."""
+    area = math.prod(wanted.size)
+    smaller = [] if wanted.spec.net.places else [size for size in SIZES.values() if math.prod(size) < area]
+    for size in (wanted.size, *sorted(smaller, key=math.prod, reverse=True)):
+        spec = resized(wanted.spec, size)
+        for lanes in (wanted.lanes, *lighter(wanted)):
+            for decoder in (wanted.draws_with, *OTHER_DECODERS.get(wanted.draws_with, ())):
+                yield replace(wanted, spec=spec, lanes=lanes, decoder=decoder)
+
+
+def lighter(wanted: Wanted) -> list[tuple[Policy, ...]]:
+    """The same lanes with bounded caches: as trained, then a short window in lane A, then the last lane alone."""
+    spec = wanted.spec
+    trained = policies.parse(f"full:{spec.window}")
+    short = policies.parse(f"window:sink={spec.chunk},recent={3 * spec.chunk}")
+    lanes = [tuple(bound if policy.name == "full" else policy for policy in wanted.lanes) for bound in (trained, short)]
+    return [*lanes, *([lanes[1][-1:]] if len(wanted.lanes) > 1 else [])]
+
+
+def relief(spec: ModelSpec, lanes: Sequence[str], memory: int, *, chunks: int = 0, itemsize: int = 2, roles: Roles | None = None) -> str:
+    """A sentence of advice after a run with these lanes' spellings found no memory left in `memory` bytes."""
+    wanted = Wanted(spec, tuple(policies.parse(lane) for lane in lanes), chunks, itemsize)
+    enough = min(memory, RELIEF * _total(wanted, roles))
+    found = next((found for found in candidates(wanted) if _total(found, roles) <= enough), None)
+    if found is None:
+        return "Nothing near it needs much less; close other programs on the device, or use a smaller model."
+    return f"Try {differences(wanted, found)}: about {gigabytes(_total(found, roles))} in all."
+
+
+def _total(wanted: Wanted, roles: Roles | None) -> float:
+    try:
+        return plan(wanted, roles).total
+    except ValueError:
+        return math.inf
+
+
+def tera_operations(wanted: Wanted, roles: Roles | None = None) -> tuple[float, ...]:
+    """Tera floating-point operations per chunk of each lane when its cache is full: every noisy pass and the clean one."""
+    net, geometry = wanted.spec.net, wanted.spec.geometry
+    queries, d = geometry.chunk * geometry.tokens, net.dim
+    passes = len(wanted.spec.schedule.steps) + 1
+    found = []
+    for policy in (fitted(policy, geometry, roles) for policy in wanted.lanes):
+        keys = queries + most_kept(policy, geometry, wanted.chunks) / (geometry.layers * geometry.heads)
+        dense = 12 * queries * d * d + 4 * queries * d * net.ffn
+        found.append(passes * net.layers * (dense + 4 * queries * d * (keys + net.text_len)) / 1e12)
+    return tuple(found)
+
+
+def pace(spec: ModelSpec, frames_per_second: float) -> str:
+    """What a speed means to somebody watching."""
+    if frames_per_second >= spec.fps:
+        return f"real time ({spec.fps} frames per second) is possible"
+    if frames_per_second >= 1:
+        return "slower than real time, watchable as it comes"
+    return "less than a frame per second: not for live use"

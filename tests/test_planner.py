@@ -1,0 +1,160 @@
+"""The planner's formulas against built networks and filled caches; what cannot run is refused with the nearest thing that can."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fkv import planner, policies
+from fkv.planner import SIZES, Wanted
+from fkv.policies import parse
+from fkv.spec import KREA, MODELS, POCKET, SELF_FORCING, ModelSpec, WanConfig
+from fkv.wan import CausalWan
+from tests.tiny import kept_bytes, tiny_roles, tiny_spec, tiny_stream
+
+H200, CARD = 141 * 10**9, 24 * 10**9
+BOTH = (parse("full:21"), parse("forcing-kv"))
+LANES = ("full:21", "full:9", "window:sink=3,recent=9", "forcing-kv", "forcing-kv:dynamic=2,ratio=1", "full")
+
+
+@pytest.mark.parametrize("net", [*(spec.net for spec in MODELS[:2]), KREA.net, WanConfig(dim=24, heads=2, layers=1, ffn=8, text_dim=6)])
+def test_the_number_of_parameters_is_that_of_the_built_network(net: WanConfig) -> None:
+    with torch.device("meta"):
+        model = CausalWan(net)
+    assert planner.parameters(net) == sum(parameter.numel() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("lane", LANES)
+def test_a_lanes_cache_at_its_fullest_is_the_most_a_stream_stores(lane: str) -> None:
+    spec, chunks = tiny_spec(rows=6, columns=2, steps=1), 9
+    stream = tiny_stream(spec, lane)
+    fullest = 0
+    for _ in range(chunks):
+        stream.step()
+        fullest = max(fullest, stream.cache.nbytes)
+    wanted = Wanted(replace(spec, codec="taehv"), (stream.policy,), chunks, itemsize=4)
+    assert planner.plan(wanted, tiny_roles(spec.geometry)).lanes[0].cache_bytes == fullest
+    assert kept_bytes(stream.cache, chunks - 1) <= fullest
+
+
+def test_published_memory_of_480p_is_met() -> None:
+    """A latent frame of all layers is 287.5 MB; 21 frames in place 6.04 GB, 12 frames 3.45 GB; Forcing-KV keeps 0.75 GB (here with the
+    published head profile)."""
+    roles = _roles(SELF_FORCING)
+    found = planner.plan(Wanted(SELF_FORCING, (parse("full:21"), parse("window:sink=3,recent=9"), parse("forcing-kv"))), roles)
+    in_place = [lane.cache_bytes + lane.chunk_bytes for lane in found.lanes]
+    assert in_place[0] == 21 * 287_539_200
+    assert in_place[1] == 12 * 287_539_200
+    assert found.lanes[2].cache_bytes / 1e9 == pytest.approx(0.75, abs=0.005)
+    assert found.weights_bytes / 1e9 == pytest.approx(2.84, abs=0.01)
+    assert found.lanes[0].text_bytes / 1e9 == pytest.approx(0.094, abs=0.001)
+
+
+def _roles(spec: ModelSpec) -> tuple[tuple[int, ...], ...]:
+    from pathlib import Path
+
+    from fkv.heads import HeadProfile
+
+    assert spec.heads is not None
+    return HeadProfile.from_json((Path(__file__).parents[1] / spec.heads).read_text(), spec.geometry).roles()
+
+
+def test_published_operations_of_480p_are_met() -> None:
+    """Per forward: dense 11.7 TF (QKVO 2.65, cross 1.33, feed-forward 7.73), text 0.44, self-attention 28.3 over 21 frames and 7.55 with
+    Forcing-KV; five forwards a chunk."""
+    full, forcing = planner.tera_operations(Wanted(SELF_FORCING, BOTH), _roles(SELF_FORCING))
+    assert full / 5 == pytest.approx(2.65 + 1.33 + 7.73 + 0.44 + 28.3, abs=0.1)
+    assert forcing / 5 == pytest.approx(2.65 + 1.33 + 7.73 + 0.44 + 7.55, abs=0.1)
+
+
+def test_a_cache_that_grows_without_end_is_refused_for_a_run_without_end() -> None:
+    with pytest.raises(ValueError, match="memory without end; give the run a number of chunks, or use full:21"):
+        planner.plan(Wanted(SELF_FORCING, (parse("full"),)))
+    kept = planner.plan(Wanted(SELF_FORCING, (parse("full"),), chunks=40)).lanes[0].cache_bytes
+    assert kept == 117 * 287_539_200
+
+
+def test_a_size_that_does_not_divide_into_patches_is_refused_with_the_nearest_one() -> None:
+    with pytest.raises(ValueError, match="a size of 500x830 does not divide into patches of 16x16 pixels; use 496x832"):
+        planner.resized(SELF_FORCING, (500, 830))
+    assert planner.resized(SELF_FORCING, SIZES["1080p"]).geometry.tokens == 8160
+    with pytest.raises(ValueError, match="Pocket has learned the places of a 80x128 picture"):
+        planner.resized(POCKET, (96, 128))
+
+
+def test_what_does_not_fit_is_refused_with_value_limit_and_the_nearest_that_fits() -> None:
+    large = replace(planner.resized(SELF_FORCING, SIZES["1080p"]))
+    with pytest.raises(ValueError, match=r"^Self Forcing 1\.3B at 1088x1920 \(1080p\) does not fit: [\d.]+ GB are needed") as caught:
+        planner.check(Wanted(large, BOTH), CARD)
+    said = str(caught.value)
+    assert "24.0 GB are there; use " in said
+    assert ", which needs " in said
+    with pytest.raises(ValueError, match=r"nothing near it fits either \(its weights alone are 28\.6 GB\)"):
+        planner.check(Wanted(KREA, BOTH), CARD)
+
+
+def test_the_nearest_run_changes_lanes_before_it_changes_the_picture() -> None:
+    wanted = Wanted(SELF_FORCING, (parse("full"), parse("forcing-kv")), chunks=80)
+    found = planner.nearest(wanted, CARD)
+    assert found is not None
+    assert (found.size, policies.spelling(found.lanes[0])) == ((480, 832), "full:frames=21")
+    assert planner.nearest(wanted, H200) == wanted
+
+
+def test_relief_needs_clearly_less_and_says_how_much() -> None:
+    said = planner.relief(SELF_FORCING, ("full:21", "forcing-kv"), CARD)
+    assert said.startswith("Try ")
+    assert said.endswith(" in all.")
+    assert planner.relief(KREA, ("full:21",), CARD) == (
+        "Nothing near it needs much less; close other programs on the device, or use a smaller model."
+    )
+
+
+def test_what_a_speed_means_is_told_in_words() -> None:
+    assert planner.pace(SELF_FORCING, 29) == "real time (16 frames per second) is possible"
+    assert planner.pace(SELF_FORCING, 5).startswith("slower than real time")
+    assert planner.pace(SELF_FORCING, 0.2).startswith("less than a frame per second")
+
+
+ordered = sorted(SIZES.values(), key=math.prod)
+bounded = st.sampled_from([lane for lane in LANES if lane != "full"])
+
+
+@settings(max_examples=12, deadline=None)
+@given(lane=bounded, small=st.integers(0, len(ordered) - 1), large=st.integers(0, len(ordered) - 1), chunks=st.integers(0, 40))
+def test_a_larger_picture_never_needs_less(lane: str, small: int, large: int, chunks: int) -> None:
+    sizes = sorted((small, large))
+    totals = [planner.plan(Wanted(planner.resized(SELF_FORCING, ordered[size]), (parse(lane),), chunks)).total for size in sizes]
+    assert totals[0] <= totals[1]
+
+
+@settings(max_examples=12, deadline=None)
+@given(lane=st.sampled_from(LANES), chunks=st.integers(1, 60), longer=st.integers(0, 60))
+def test_a_longer_video_never_needs_less(lane: str, chunks: int, longer: int) -> None:
+    totals = [planner.plan(Wanted(SELF_FORCING, (parse(lane),), length)).total for length in (chunks, chunks + longer)]
+    assert totals[0] <= totals[1]
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    lanes=st.lists(st.sampled_from(LANES), min_size=1, max_size=2),
+    size=st.sampled_from(ordered),
+    memory=st.integers(1, 160),
+    spec=st.sampled_from(MODELS),
+    chunks=st.integers(1, 120),
+)
+def test_a_proposal_always_fits_and_is_the_wanted_run_where_that_fits(
+    lanes: list[str], size: tuple[int, int], memory: int, spec: ModelSpec, chunks: int
+) -> None:
+    spec = spec if spec.net.places else planner.resized(spec, size)
+    wanted = Wanted(spec, tuple(parse(lane) for lane in lanes), chunks)
+    found = planner.nearest(wanted, memory * 10**9)
+    fits = planner.plan(wanted).total <= memory * 10**9
+    assert (found == wanted) == fits
+    if found is not None:
+        assert planner.plan(found).total <= memory * 10**9
