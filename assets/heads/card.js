@@ -133,7 +133,7 @@ class HeadCard {
       coverage = this.store.value("coverage", layer, head);
     this.held.textContent = row && coverage !== null ? pct(coverage) : "";
     if (!row) return blank(pen, colours, width, height);
-    const held = this.stage.holding("B", layer, this.store.kind(layer, head)),
+    const held = this.stage.holding("B", layer, this.store.kind(layer, head), row.chunk),
       most = Math.max(1e-9, ...[...row.share[head]].filter((x) => !Number.isNaN(x))),
       slot = width / row.frames.length;
     row.frames.forEach((frame, place) => {

@@ -64,7 +64,11 @@ class Curves {
       pen.fillText(`${grouped(100 * 10 ** power)} %`, left - 8, y(10 ** power));
     }
     pen.textAlign = "center";
-    for (let age = 0; age < ages; age += 5) pen.fillText(age ? `${age}${age + 5 >= ages ? " frames ago" : ""}` : "now", Math.max(x(age), left + (age + 5 >= ages ? 24 : 0)), base + 14);
+    const step = right - left < 260 ? 10 : 5;
+    for (let age = 0; age < ages; age += step) {
+      const oldest = age + step >= ages;
+      pen.fillText(age ? `${age}${oldest ? " frames ago" : ""}` : "now", Math.max(x(age), left + (oldest ? 24 : 0)), base + 14);
+    }
     pen.fillText(`last ${newest}`, (x(Math.min(newest, ages) - 1) + right) / 2, base - 10);
   }
 

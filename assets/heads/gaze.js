@@ -13,7 +13,7 @@ class Gaze {
     this.lane = "A";
     this.sink = true;
     this.reset();
-    this.big = el("canvas", { class: "big", tabindex: 0, role: "application", width: 512, height: 320 });
+    this.big = el("canvas", { class: "onscreen", tabindex: 0, role: "application", width: 512, height: 320 });
     this.where = el("p", { class: "small" });
     this.film = el("div", { class: "shots" });
     this.legend = el("div", { class: "colourbar", "aria-hidden": "true" }, el("i"), el("span"), el("span"));
@@ -202,6 +202,8 @@ class Gaze {
       pen.textAlign = "center";
       pen.fillText("Press Start, then point at the picture", 256, 166);
     }
+    const place = this.seen && this.seen.lane === this.lane ? this.seen.frames.indexOf(frame) : -1;
+    if (place >= 0 && !this.hidden(frame)) glow(pen, this.seen, place, (weight) => this.level(weight), colours);
     if (this.token?.frame === frame) this.outline(pen, 512, 320, colours);
     this.big.setAttribute("aria-label", frame < 0 ? "No frame yet" : `Frame ${frame} of lane ${this.lane}. Arrow keys move the token, Escape lets go.`);
     this.where.textContent = this.token
@@ -258,40 +260,14 @@ class Gaze {
       map = this.seen,
       place = map ? map.frames.indexOf(frame) : -1;
     pen.clearRect(0, 0, ...SHOT);
-    pen.filter = map ? "grayscale(0.8) brightness(0.55)" : "none";
+    pen.filter = map ? "grayscale(0.7) brightness(0.7)" : "none";
     if (picture) pen.drawImage(picture, 0, 0, ...SHOT);
     pen.filter = "none";
-    if (place >= 0 && !this.hidden(frame)) this.cellsOf(pen, map, place, frame, colours);
+    if (place >= 0 && !this.hidden(frame)) heatmap(pen, map, place, { size: SHOT, level: (weight) => this.level(weight), lost: this.lost(frame), least: this.most * 0.02 }, colours);
     if (this.token?.frame === frame) this.outline(pen, ...SHOT, colours);
     const share = place >= 0 ? map.share[place] : null;
     text.textContent = this.hidden(frame) ? "sink hidden" : share === null ? (map ? "not held" : "") : pctOf(share);
     node.classList.toggle("out", Boolean(map) && share === null);
-  }
-
-  cellsOf(pen, map, place, frame, colours) {
-    const { rows, columns } = map,
-      wide = SHOT[0] / columns,
-      high = SHOT[1] / rows,
-      lost = this.lost(frame);
-    for (let row = 0; row < rows; row++)
-      for (let column = 0; column < columns; column++) {
-        const index = (place * rows + row) * columns + column,
-          weight = map.values[index];
-        const box = [column * wide, row * high, wide, high];
-        if (Number.isNaN(weight)) {
-          pen.fillStyle = colours.sunk;
-          pen.globalAlpha = 0.85;
-          pen.fillRect(...box);
-        } else {
-          const level = Math.min(1, this.level(weight));
-          pen.fillStyle = heatColour(level, colours);
-          pen.globalAlpha = 0.1 + 0.8 * Math.sqrt(level);
-          pen.fillRect(...box);
-        }
-        pen.globalAlpha = 1;
-        if (lost && lost(row, column)) dashes(pen, box, weight > this.most * 0.02 ? colours.gone : null);
-      }
-    if (lost) border(pen, rows, columns, wide, high, lost, colours.gone);
   }
 
   // Whether lane B no longer holds a token that lane A's map tells about; null where nothing is known.
@@ -311,75 +287,4 @@ class Gaze {
     } else if (this.busy) this.told.textContent = "Looking …";
     this.node.dataset.map = this.seen ? `${this.seen.layer},${this.seen.head},${this.seen.frame},${this.seen.row},${this.seen.column},${this.seen.toward}` : "";
   }
-}
-
-function same(one, other) {
-  return Boolean(one && other) && one.frame === other.frame && one.row === other.row && one.column === other.column;
-}
-
-function opened(map) {
-  const { shape, values } = unpack(map.weights);
-  return { ...map, values, rows: shape[1], columns: shape[2] };
-}
-
-function top(map, wanted = () => true) {
-  if (!map) return 0;
-  const size = map.rows * map.columns;
-  let most = 0;
-  map.frames.forEach((frame, place) => {
-    if (wanted(frame)) for (let i = place * size; i < (place + 1) * size; i++) if (map.values[i] > most) most = map.values[i];
-  });
-  return most;
-}
-
-function pctOf(share) {
-  const value = 100 * share;
-  return value === 0 ? "0 %" : value < 0.1 ? `${value.toFixed(2)} %` : value < 10 ? `${value.toFixed(1)} %` : `${Math.round(value)} %`;
-}
-
-function heatColour(level, colours) {
-  const stops = [0, 1, 2, 3].map((stop) => colours[`heat-${stop}`]),
-    at = Math.max(0, Math.min(2.999, level * 3)),
-    low = Math.floor(at);
-  return mix(stops[low], stops[low + 1], at - low);
-}
-
-// Diagonal strokes over a token that is gone.
-function dashes(pen, [x, y, wide, high], colour) {
-  if (!colour) return;
-  pen.save();
-  pen.beginPath();
-  pen.rect(x, y, wide, high);
-  pen.clip();
-  pen.strokeStyle = colour;
-  pen.lineWidth = 1;
-  for (let at = x - high; at < x + wide; at += 5) {
-    pen.beginPath();
-    pen.moveTo(at, y + high);
-    pen.lineTo(at + high, y);
-    pen.stroke();
-  }
-  pen.restore();
-}
-
-// A dashed line around everything that is gone.
-function border(pen, rows, columns, wide, high, lost, colour) {
-  pen.save();
-  pen.strokeStyle = colour;
-  pen.lineWidth = 1.5;
-  pen.setLineDash([4, 3]);
-  pen.beginPath();
-  const out = (row, column) => row >= 0 && row < rows && column >= 0 && column < columns && lost(row, column);
-  for (let row = 0; row < rows; row++)
-    for (let column = 0; column < columns; column++) {
-      if (!lost(row, column)) continue;
-      const [x, y] = [column * wide, row * high];
-      const side = (open, x0, y0, x1, y1) => open && (pen.moveTo(x0, y0), pen.lineTo(x1, y1));
-      side(!out(row - 1, column), x, y + 1, x + wide, y + 1);
-      side(!out(row + 1, column), x, y + high - 1, x + wide, y + high - 1);
-      side(!out(row, column - 1), x + 1, y, x + 1, y + high);
-      side(!out(row, column + 1), x + wide - 1, y, x + wide - 1, y + high);
-    }
-  pen.stroke();
-  pen.restore();
 }

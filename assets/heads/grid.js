@@ -82,6 +82,7 @@ class HeadGrid {
     this.shape = shape;
     const paint = ramp(store, colours);
     for (const entry of this.cells) this.fill(entry, paint, colours);
+    this.stop();
     this.mixes.forEach((mix, layer) => {
       mix.style.setProperty("--share", store.roles[layer].size / store.heads);
       mix.classList.toggle("alike", store.ruled(layer));
@@ -91,6 +92,14 @@ class HeadGrid {
       axis.classList.toggle("on", axis.dataset.layer === String(layer) || axis.dataset.head === String(head));
     }
     this.legend();
+  }
+
+  // The one tab stop: where the focus is, else the chosen head.
+  stop() {
+    const { layer, head } = this.store.selected,
+      focused = document.activeElement?.closest?.(".cell"),
+      stop = focused && this.node.contains(focused) ? focused : this.cell(layer, head);
+    for (const { cell } of this.cells) if (cell.tabIndex !== (cell === stop ? 0 : -1)) cell.tabIndex = cell === stop ? 0 : -1;
   }
 
   fill(entry, paint, colours) {
@@ -114,7 +123,6 @@ class HeadGrid {
     entry.print = print;
     cell.className = ["cell", kind, ...Object.keys(flags).filter((flag) => flags[flag])].join(" ");
     cell.setAttribute("aria-selected", String(on));
-    if (!this.node.contains(document.activeElement) || document.activeElement === cell) cell.tabIndex = on ? 0 : -1;
     const label = this.label(layer, head);
     cell.setAttribute("aria-label", label);
     cell.title = label;

@@ -127,7 +127,10 @@ class Histogram {
     pen.font = `11px ${FONT}`;
     pen.fillStyle = colours["ink-3"];
     pen.textBaseline = "middle";
+    const { layer, head } = this.store.selected,
+      own = this.store.ruled(layer) ? null : this.store.value(this.store.metric, layer, head);
     for (const tick of [0, 0.2, 0.4, 0.6, 0.8, 1]) {
+      if (own !== null && Math.abs(x(tick * top) - x(own)) < 36) continue;
       pen.textAlign = tick === 0 ? "left" : tick === 1 ? "right" : "center";
       pen.fillText((tick * top).toFixed(top < 0.5 ? 3 : 1), x(tick * top), base + 20);
     }
@@ -143,8 +146,6 @@ class Histogram {
     pen.font = `bold 11px ${FONT}`;
     const wide = pen.measureText(name).width + 10,
       left = Math.max(0, Math.min(at - wide / 2, this.canvas.clientWidth - wide));
-    pen.fillStyle = colours.card;
-    pen.fillRect(left, base + 12, wide, 16);
     pen.fillStyle = colours.ink;
     pen.fillRect(at - 1, base + 1, 2, 9);
     pen.textAlign = "left";

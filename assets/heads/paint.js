@@ -19,9 +19,9 @@ class Paint {
       this.ask();
     });
     node.replaceChildren(
-      el("header", {}, el("div", {}, el("h3", {}, "Paint a policy"), el("p", {}, "What may heads of each class keep? Columns are past frames by age, rows are segments of a frame, top to bottom. Drag to paint; arrow keys and space work too."))),
+      el("header", {}, el("div", {}, el("h3", {}, "Paint a policy"), el("p", {}, "What may heads of each class keep? Columns are past frames by age, rows are segments of a frame, top to bottom. Drag to paint; arrow keys and space work too. Pale: kept on the way to an older age."))),
       el("div", { class: "tools" }, preset("Nothing", () => false), preset("Last frame", (age) => age === 1), preset("Last three", (age) => age <= 3), preset("Everything", () => true), el("label", { class: "quota" }, "Sink frames ", sink)),
-      el("div", { class: "scroll" }, this.grid),
+      (this.scroll = el("div", { class: "scroll" }, this.grid)),
       this.price,
       el("div", { class: "foot" }, this.words, this.apply),
     );
@@ -33,8 +33,7 @@ class Paint {
   }
 
   get segments() {
-    const { rows, columns } = this.stage.facts;
-    if ((rows * columns) % 6 === 0) return 6;
+    const { rows } = this.stage.facts;
     return Array.from({ length: rows }, (_, i) => i + 1)
       .filter((count) => rows % count === 0)
       .sort((a, b) => Math.abs(a - 6) - Math.abs(b - 6))[0];
@@ -46,6 +45,12 @@ class Paint {
 
   has(kind, age, segment) {
     return this.cells[kind].has(`${age}.all`) || this.cells[kind].has(`${age}.${segment}`);
+  }
+
+  // What is painted at a later age has to be kept until then.
+  through(kind, age, segment) {
+    for (let later = age + this.stage.facts.chunk; later <= this.ages; later += this.stage.facts.chunk) if (this.has(kind, later, segment)) return true;
+    return false;
   }
 
   paint(kind, age, segment, on) {
@@ -131,9 +136,12 @@ class Paint {
     if (!facts?.window) return;
     const shape = `${this.ages}x${this.segments}`;
     if (shape !== this.shape) this.build();
+    if (shape !== this.shape) this.scroll.scrollLeft = this.scroll.scrollWidth;
     this.shape = shape;
     for (const cell of this.grid.querySelectorAll("button")) {
-      const on = String(this.has(cell.dataset.kind, +cell.dataset.age, +cell.dataset.segment));
+      const place = [cell.dataset.kind, +cell.dataset.age, +cell.dataset.segment],
+        on = String(this.has(...place));
+      cell.classList.toggle("through", this.through(...place));
       if (cell.getAttribute("aria-pressed") !== on) cell.setAttribute("aria-pressed", on);
     }
     const at = this.store.told?.chunk ?? -1;

@@ -31,7 +31,7 @@ class Strip {
       rows = [];
     for (const { layer, head } of store.pinned) {
       const row = store.row(layer);
-      if (row) rows.push({ label: `L${layer} H${head}`, frames: row.frames, share: row.share[head], layer, head });
+      if (row) rows.push({ label: `L${layer} H${head}`, frames: row.frames, share: row.share[head], layer, head, chunk: row.chunk });
     }
     const { layer, head } = store.selected,
       mine = this.matrix;
@@ -66,7 +66,7 @@ class Strip {
     const { pen, width, height } = sharp(this.canvas);
     if (!rows.length) return blank(pen, colours, width, height);
     const newest = Math.max(...rows.map((row) => row.frames.at(-1))),
-      frames = [...new Set(rows.flatMap((row) => row.frames))].sort((a, b) => a - b);
+      frames = [...new Set(rows.flatMap(({ frames, share }) => frames.filter((_, place) => !Number.isNaN(share[place]))))].sort((a, b) => a - b);
     this.scale = { left: 74, slot: (width - 74) / frames.length, frames };
     rows.forEach((row, index) => this.line(pen, colours, row, index, newest));
     this.ticks(pen, colours, rows.length * ROW + 6, newest);
@@ -74,11 +74,11 @@ class Strip {
     this.canvas.setAttribute("aria-label", `Attention share of ${rows.map((row) => row.label).join(", ")} over ${frames.length} key frames`);
   }
 
-  line(pen, colours, { label, frames, share, layer, head, fine }, index, newest) {
+  line(pen, colours, { label, frames, share, layer, head, chunk, fine }, index, newest) {
     const { left, slot } = this.scale,
       y = index * ROW + 2,
       high = ROW - 4,
-      held = fine ? null : this.stage.holding("B", layer, this.store.kind(layer, head));
+      held = fine ? null : this.stage.holding("B", layer, this.store.kind(layer, head), chunk);
     pen.font = `${fine ? "" : "bold "}12px ${FONT}`;
     pen.fillStyle = fine ? colours["ink-3"] : colours.ink;
     pen.textBaseline = "middle";
@@ -121,7 +121,7 @@ class Strip {
     frames.forEach((frame, place) => {
       if ((frames.length - 1 - place) % every) return;
       const text = this.axis === "age" ? (frames.length - 1 - place ? String(frames.length - 1 - place) : "now") : String(frame);
-      pen.fillText(text, left + (place + 0.5) * slot, y + 7);
+      pen.fillText(text, Math.min(left + (place + 0.5) * slot, left + frames.length * slot - 9), y + 7);
     });
     pen.textAlign = "left";
     pen.fillText(this.axis === "age" ? "frames ago" : "key frame", 0, y + 7);

@@ -158,7 +158,7 @@ class Film {
   // old: the same class one chunk earlier, to tell what has just come in and what has just gone.
   strip(row, lane, kept, columns, old) {
     const known = new Map(kept.frames.map(([frame, mark, parts]) => [frame, { mark, parts }])),
-      past = old ? new Set(old.frames.map(([frame]) => frame)) : null;
+      past = old ? new Set(old.frames.filter(([, mark]) => mark !== "C").map(([frame]) => frame)) : null;
     row.node.querySelector("[data-text]").textContent = kept.name === "all" ? kept.text : `${kept.heads}: ${kept.text}`;
     row.node.classList.toggle(
       "tall",
@@ -168,7 +168,7 @@ class Film {
       const cell = row.cells[index],
         entry = known.get(frame),
         part = entry && entry.parts.some((share) => share < 0.999),
-        move = !past ? "" : entry && !past.has(frame) ? "entering" : !entry && past.has(frame) ? "leaving" : "";
+        move = !past || entry?.mark === "C" ? "" : entry && !past.has(frame) ? "entering" : !entry && past.has(frame) ? "leaving" : "";
       const print = `${move} ${entry ? `${entry.mark}${part ? entry.parts.join() : ""}` : "gone"}`,
         words = `frame ${frame}: ${entry ? WORDS[entry.mark] : "forgotten"}${move ? `, ${MOVES[move]}` : ""}`;
       if (cell.title !== words) cell.title = words;

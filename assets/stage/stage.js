@@ -17,7 +17,7 @@ class Stage {
     this.store = new HeadStore(
       (what, body) => this.ask(what, body),
       () => this.redraw(),
-      (text) => this.board.sentence(text, Boolean(text)),
+      (text) => this.complain(text),
     );
     this.map = new HeadMap(this.root.querySelector("[data-heads]"), this.store, (text) => this.board.say(text));
     this.film = new Film(this.root.querySelector("[data-film]"), this.thumbs);
@@ -73,7 +73,7 @@ class Stage {
   }
 
   on_hello(event) {
-    this.recognised(event.key);
+    if (event.key) this.recognised(event.key);
     if (event.model) this.profile(event.model, event.profile);
     if (!/running|paused/.test(this.board.name)) this.state(event.state, event.text);
   }
@@ -209,9 +209,9 @@ class Stage {
     });
   }
 
-  // The newest of a store of chunks at or before the chunk on screen.
-  at(store, mine = () => true) {
-    return [...store.values()].filter((event) => event.chunk <= this.on && mine(event)).at(-1) || null;
+  // The newest of a store of chunks at or before a chunk, the one on screen if none is named.
+  at(store, mine = () => true, chunk = this.on) {
+    return [...store.values()].filter((event) => event.chunk <= chunk && mine(event)).at(-1) || null;
   }
 
   // What was measured for the chunk on screen, or the nearest chunk before it.
@@ -233,9 +233,9 @@ class Stage {
   }
 
   // What a lane holds for a class of heads, as far as the layer on show tells: parts by frame, with their letters; null when not known.
-  holding(lane, layer, kind) {
-    const event = this.at(this.residency[lane]);
-    if (!event || (event.layer !== layer && event.kept.length < 2)) return null;
+  holding(lane, layer, kind, chunk = this.on) {
+    const event = this.at(this.residency[lane], undefined, chunk);
+    if (!event || (event.layer !== layer && (event.kept.length < 2 || this.store.ruled(layer) || this.store.ruled(event.layer)))) return null;
     const kept = event.kept.find((entry) => entry.name.includes(kind)) || (event.layer === layer ? event.kept[0] : null);
     if (!kept) return null;
     const held = new Map(kept.frames.map(([frame, , parts]) => [frame, parts]));
@@ -252,6 +252,12 @@ class Stage {
     } catch (error) {
       return { ok: false, error: "The server did not answer; it may have stopped. Reload the page." };
     }
+  }
+
+  // A sentence about what was just asked; it goes when the next question is answered, other sentences stay.
+  complain(text) {
+    if (text || this.complained) this.board.sentence(text, Boolean(text));
+    this.complained = Boolean(text);
   }
 
   seek(chunk) {

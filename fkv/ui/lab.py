@@ -12,11 +12,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from fkv.cache import Roles
+from fkv.cells import segments_of
 from fkv.engine import Engine
 from fkv.events import LANES, Lane, Settings
 from fkv.ui.run import sentence
 from fkv.ui.visitors import Visitor
 from fkv.views import heads
+from fkv.views.paint import Painting, predict
 from fkv.wishes import RULES, carried, check_head, roles_of
 
 if TYPE_CHECKING:
@@ -49,9 +51,7 @@ def asker(house: House) -> Callable[[Json], Json]:
 def choose(house: House, visitor: Visitor, given: Json) -> Json:
     """Settings about heads, taken over by the running session at its next chunk and kept for the next run."""
     edits = {name: read(given[name]) for name, read in EDITS.items() if name in given}
-    engine = house.shelf.ready(visitor.model)
-    if engine is None:
-        raise ValueError("the model is still being loaded; try again in a moment")
+    engine = loaded(house, visitor)
     roles = fitting(engine, replace(house.defaults, **{**visitor.wishes, **edits}))
     visitor.change(**edits)
     visitor.wishes |= edits
@@ -97,6 +97,22 @@ def pooled(house: House, visitor: Visitor, given: Json) -> Json:
     """One head's attention by frames, all queries."""
     lane: Lane = "B" if given.get("lane") == "B" else "A"
     return {"matrix": heads.matrix(running(visitor).pooled(whole(given, "layer"), whole(given, "head"), lane=lane))}
+
+
+def paint(house: House, visitor: Visitor, given: Json) -> Json:
+    """What a painted policy would keep, store and read, before it runs."""
+    engine = loaded(house, visitor)
+    facts, _ = house.backend.facts(engine)
+    painting = Painting.read(str(given["painted"]), segments_of(engine.spec.geometry))
+    static = fitting(engine, replace(house.defaults, **visitor.wishes)) or ((),) * facts.layers
+    return heads.price(predict(visitor.recording.latest.layers, painting, static, facts), facts.layers)
+
+
+def loaded(house: House, visitor: Visitor) -> Engine:
+    engine = house.shelf.ready(visitor.model)
+    if engine is None:
+        raise ValueError("the model is still being loaded; try again in a moment")
+    return engine
 
 
 def running(visitor: Visitor) -> Session:
@@ -163,4 +179,4 @@ EDITS: dict[str, Callable[[Any], Any]] = {
     "skip_first": _skip,
     "benchmark": bool,
 }
-ANSWERS: dict[str, Callable[[House, Visitor, Json], Json]] = {"choose": choose, "look": look, "pooled": pooled}
+ANSWERS: dict[str, Callable[[House, Visitor, Json], Json]] = {"choose": choose, "look": look, "pooled": pooled, "paint": paint}

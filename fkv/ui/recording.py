@@ -14,6 +14,7 @@ import numpy as np
 
 from fkv.events import LANES, Event, Frames, Heads, Lane, Notice, Residency, Sample, Start, Verdict
 from fkv.views import split
+from fkv.views.paint import Latest
 
 CHUNKS, MEASUREMENTS = 60, 4000
 
@@ -28,7 +29,9 @@ class Clip:
 
 
 class Recording:
-    """Bounded memory of a run; written by the run, read by a download at the same time. `heads` holds each layer's newest measurement."""
+    """Bounded memory of a run; written by the run, read by a download at the same time. `latest` holds the
+    newest survey of every layer, `heads` the event it came with, `held` the newest choice of segments in lane B.
+    """
 
     def __init__(self, chunks: int = CHUNKS, measurements: int = MEASUREMENTS) -> None:
         self.lock = threading.Lock()
@@ -37,6 +40,7 @@ class Recording:
         self.clips: dict[int, dict[Lane, Clip]] = {}
         self.measured: deque[Event] = deque(maxlen=measurements)
         self.dropped = 0
+        self.latest = Latest()
         self.heads: dict[int, Heads] = {}
         self.held: Residency | None = None
 
@@ -50,6 +54,7 @@ class Recording:
                 for old in [chunk for chunk in self.clips if chunk <= event.chunk - self.most]:
                     del self.clips[old]
             elif isinstance(event, Heads):
+                self.latest.take(event)
                 self.heads |= dict.fromkeys(event.layers, event)
             elif isinstance(event, (Sample, Verdict, Notice)):
                 self.dropped += len(self.measured) == self.measured.maxlen

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -72,6 +74,26 @@ def matrix(found: FrameMatrix) -> Json:
     """One head's attention by frames, all queries."""
     about = {name: getattr(found, name) for name in ("chunk", "layer", "head")}
     return {**about, "frames": list(found.frames), "queries": list(found.queries), "mass": packed(found.mass)}
+
+
+def price(predicted: Mapping[str, Any], layers: int) -> Json:
+    """What a painted policy would keep, store and read, as (value, unit, name) and a sentence on where the numbers come from."""
+    covered, full = predicted["coverage"], predicted["full_bytes"]
+    facts = [
+        (_share(covered["static"]), "", "of static heads' attention kept"),
+        (_share(covered["dynamic"]), "", "of dynamic heads' attention kept"),
+        (*numbers.size(predicted["bytes"]), f"stored, of {numbers.size_text(full)} for all past frames") if full else ("–", "", "stored"),
+        (_share(predicted["reads"]), "", "of the keys read by a pass, against the full window"),
+    ]
+    seen = predicted["layers"]
+    source = (
+        f"Attention: newest survey of lane A, {seen} of {numbers.count(layers, 'layer')}." if seen else "Attention is known once lanes run."
+    )
+    return {"facts": [list(fact) for fact in facts], "text": f"Predicted, not measured. {source} Bytes and reads: by formula, caches full."}
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None or math.isnan(value) else f"{numbers.percent(value)} %"
 
 
 def _grid(values: Grid) -> list[list[float | None]]:
