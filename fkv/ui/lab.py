@@ -109,7 +109,7 @@ def paint(house: House, visitor: Visitor, given: Json) -> Json:
 
 
 def loaded(house: House, visitor: Visitor) -> Engine:
-    engine = house.shelf.ready(visitor.model)
+    engine = house.shelf.ready(visitor.model) if visitor.model else None
     if engine is None:
         raise ValueError("the model is still being loaded; try again in a moment")
     return engine

@@ -82,9 +82,7 @@ def build(
 def _layout(house: wiring.House, examples: Sequence[str], model: str) -> Widgets:
     with gr.Row(elem_id="top"):
         gr.HTML(read("header.html"), elem_id="brand")
-        choice = gr.Dropdown(
-            [(spec.title, spec.name) for spec in MODELS], value=model, label="Model", elem_id="model", filterable=False, min_width=120
-        )
+        choice = gr.Dropdown(list(house.backend.models()), value=model, label="Model", elem_id="model", filterable=False, min_width=120)
         chips = gr.HTML("", elem_id="chips")
         switch = gr.Button("Light or dark", elem_id="theme", min_width=36)
     gr.HTML(read("lede.html"), elem_id="lede")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fkv.engine import Engine
 from fkv.events import ModelFacts, ProfileFacts
+from fkv.spec import MODELS
 
 if TYPE_CHECKING:
     from fkv.session import Session
@@ -17,11 +18,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Backend:
-    """`load` makes an engine by model name, `facts` says what it is, `session` opens a run (engine, settings, encode)."""
+    """`load` makes an engine by model name, `facts` says what it is, `session` opens a run (engine, settings, encode). `progress` says how
+    a load goes on, in words; `models` are the (title, name) to choose from.
+    """
 
     load: Callable[[str], Engine]
     facts: Callable[[Engine], tuple[ModelFacts, ProfileFacts | None]]
     session: Callable[..., Session]
+    progress: Callable[[], str] = lambda: ""
+    models: Callable[[], Sequence[tuple[str, str]]] = lambda: [(spec.title, spec.name) for spec in MODELS]
 
 
 class Shelf:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import random
 from collections.abc import Iterator
+from concurrent.futures import wait
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -184,16 +185,19 @@ def _painting(widgets: Widgets, house: House) -> None:
 def _page(blocks: gr.Blocks, widgets: Widgets, house: House) -> None:
     def hello(request: gr.Request, model: str) -> Iterator[tuple[str, str]]:
         visitor, future = house.visitor(request), house.shelf.want(model)
-        visitor.model = model
         waiting = {"type": "hello", "key": visitor.key, "state": "loading", "text": "Loading the model", "model": None, "profile": None}
-        if not future.done():
-            yield run.say(waiting), _chips([])
+        while not future.done() and not visitor.gone:
+            yield run.say(waiting | {"text": house.backend.progress() or "Loading the model"}), _chips([])
+            wait([future], timeout=1)
+        if visitor.gone:
+            return
         try:
             engine = future.result()
             facts, profile = house.backend.facts(engine)
         except (ValueError, OSError, RuntimeError, ImportError) as error:
             yield run.trouble(run.sentence(error)), _chips([])
             return
+        visitor.model = model
         ready = {"state": "idle", "text": "Ready", "model": messages.model(facts), "profile": messages.profile(profile)}
         left = lab.keep_fitting(visitor, engine, house.defaults)
         events = [waiting | ready, run.parting(engine, house.defaults.right)]
