@@ -30,6 +30,7 @@ class Lab {
     skip("1");
     this.ready = true;
     part("run").addEventListener("click", () => document.querySelector(/running|paused|queue|loading/.test(stage.board.name) && stage.run ? "#pause" : "#start")?.click());
+    part("benchmark").addEventListener("click", () => store.set({ benchmark: !store.benchmark }));
     new ResizeObserver(() => stage.redraw()).observe(this.root);
   }
 
@@ -66,7 +67,8 @@ class Lab {
     set("title", `${store.layers * store.heads} heads, ${store.layers} layers by ${store.heads}`);
     set("when", inForce(store));
     set("rule", `${METRICS[store.metric].words} ${store.source === "run" ? "" : `Profile. ${store.profile.rule} ${store.profile.note}`}`);
-    set("honest", store.told ? `${store.told.text.how} Honest meter: ${store.told.text.probe}.` : `${counts.all} heads of the bundled profile. What they look at is measured while the lanes run.`);
+    set("honest", store.benchmark ? "Benchmark mode: nothing is measured of heads from the next chunk on, so that no probe takes time. What is shown is from before." : store.told ? `${store.told.text.how} Honest meter: ${store.told.text.probe}.` : `${counts.all} heads of the bundled profile. What they look at is measured while the lanes run.`);
+    this.root.querySelector("[data-benchmark]").setAttribute("aria-pressed", String(store.benchmark));
     for (const button of this.root.querySelectorAll("[data-rule-name]")) button.setAttribute("aria-pressed", String(store.wanted.rule.split(":")[0] === button.dataset.ruleName));
     for (const view of this.views) view.draw(colours);
   }

@@ -33,6 +33,7 @@ class HeadStore {
     this.metric = "score";
     this.source = "profile";
     this.skip = 1;
+    this.benchmark = false;
     this.brush = null;
     this.preview = null;
     this.asked = 0;
@@ -252,8 +253,9 @@ class HeadStore {
   async set(edits) {
     Object.assign(this, edits);
     this.changed();
-    if (!("skip" in edits)) return;
-    const answer = await this.ask("choose", { skip_first: this.skip });
+    const sent = { ...("skip" in edits ? { skip_first: this.skip } : {}), ...("benchmark" in edits ? { benchmark: this.benchmark } : {}) };
+    if (!Object.keys(sent).length) return;
+    const answer = await this.ask("choose", sent);
     this.trouble(answer.ok ? "" : answer.error);
   }
 }

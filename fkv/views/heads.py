@@ -27,7 +27,7 @@ def packed(values: np.ndarray) -> Json:
 def heads(event: Heads) -> Json:
     """Shares of the layers measured in this chunk and the running values of all heads; None where nothing was measured yet."""
     metrics = {name: _grid(getattr(event, name)) for name in ("scores", "errors", "entropy", "sink", "coverage")}
-    covered = f"{numbers.count(event.covered, 'layer')} a chunk" if event.covered else "no layer fits the budget now"
+    layers = f"{event.covered} of {numbers.count(len(event.scores), 'layer')} a chunk" if event.covered else "no layer fits its budget now"
     return {
         "type": "heads",
         "chunk": event.chunk,
@@ -38,7 +38,7 @@ def heads(event: Heads) -> Json:
         "queries": event.queries,
         "static": [list(layer) for layer in event.static],
         "text": {
-            "probe": f"probe {numbers.percent(event.probe_share)} %, {covered}",
+            "probe": f"probe {numbers.percent(event.probe_share)} %, {layers}",
             "how": f"Sampled: {numbers.count(event.queries, 'query', 'queries')} per head and chunk, exact softmax for each; "
             f"running values with a half-life of {numbers.count(round(event.halflife), 'chunk')}.",
         },
