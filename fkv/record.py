@@ -32,7 +32,7 @@ from fkv.probe import FrameProbe
 from fkv.spec import ModelSpec
 from fkv.stream import Stream, seeded_noise
 from fkv.text import parse as meaning
-from fkv.views import cache, encode
+from fkv.views import cache, encode, numbers
 from fkv.views.live import made, model_of
 from fkv.views.trace import Atlas, Classes, Holding, LaneTrace, Look, Source, Stability, Trace, Trial
 from fkv.wan import Probe
@@ -150,7 +150,13 @@ class Recorder:
             "prompts": self.prompts, "seeds": list(range(len(self.prompts))), "chunks": self.chunks, "left": self.left, "right": self.right,
             "looked_at_chunk": self.look_at, "pass": "last noisy pass", "skip_first": 1, "last": self.engine.spec.chunk + 1, **where,
         }  # fmt: skip
-        return Source("recorded", time.strftime("%Y-%m-%d"), str(where["commit"] or ""), f"{device}, {where['threads']} threads", recipe)
+        return Source(
+            "recorded",
+            time.strftime("%Y-%m-%d"),
+            str(where["commit"] or ""),
+            f"{device}, {numbers.count(torch.get_num_threads(), 'thread')}",
+            recipe,
+        )
 
     @property
     def left(self) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from fkv.events import LANES, Heads, Lane, ModelFacts, Residency, Sample, Start, Verdict
-from fkv.views import cache
+from fkv.views import cache, numbers
 from fkv.views.trace import Classes, LaneTrace, Look, Made, Model, Source, Trace
 
 
@@ -40,7 +40,7 @@ def live(events: Sequence[object], pictures: Mapping[Lane, Sequence[str]] | None
     )
     decibels = [event.psnr for event in events if isinstance(event, Verdict) and event.psnr is not None]
     held = next((event for event in reversed(events) if isinstance(event, Residency) and event.lane == "B" and event.similarity), None)
-    source = Source("live", machine=f"{facts.device}, {facts.threads} threads", recipe={"prompt": start.settings.prompt})
+    source = Source("live", machine=f"{facts.device}, {numbers.count(facts.threads, 'thread')}", recipe={"prompt": start.settings.prompt})
     return Trace(
         source=source,
         model=model,

@@ -1,0 +1,65 @@
+"""The Learn tab: a stage for the lesson, fed by one message made of the recorded run and, where it has measured enough, the visitor's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+
+from fkv.ui.theme import STAGE
+from fkv.views import lesson, live
+from fkv.views.trace import Trace, read
+
+if TYPE_CHECKING:
+    from fkv.ui.wiring import House
+
+LESSON = STAGE.parent / "lesson"
+RECORDED = LESSON / "recorded.json.gz"
+SCRIPTS = ("scenes", "cards", "judging", "answers", "lesson")
+ON_LOAD = """
+const events = ['lesson_open'];
+const begin = () => (window.fkvLesson ? window.fkvLesson.mount(element, trigger, props, watch) : setTimeout(begin, 20));
+begin();
+"""
+QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "trigger_mode": "multiple", "api_visibility": "private"}
+
+
+def head() -> str:
+    """Style and script for the page's <head>: one closed scope that leaves only `window.fkvLesson`."""
+    scripts = "\n".join([(STAGE / "kit.js").read_text(encoding="utf-8"), *(text(f"{name}.js") for name in SCRIPTS)])
+    scope = f'(() => {{\n"use strict";\n{scripts}\nwindow.fkvLesson = {{ mount }};\n}})();'
+    return f"<style>{text('lesson.css')}</style>\n<script>{scope}</script>"
+
+
+def text(name: str) -> str:
+    return (LESSON / name).read_text(encoding="utf-8")
+
+
+def build() -> gr.HTML:
+    """The lesson's stage, where it is called."""
+    return gr.HTML("", html_template=text("lesson.html"), js_on_load=ON_LOAD, apply_default_css=False, elem_id="learn")
+
+
+def recorded(path: Path = RECORDED) -> tuple[Trace | None, str]:
+    """The run that ships with the page, and why there is none where its file cannot be read."""
+    try:
+        return read(path), ""
+    except ValueError as error:
+        return None, str(error)
+
+
+def connect(stage: gr.HTML, house: House, path: Path = RECORDED) -> None:
+    """Answers the lesson when it is opened and while a run goes on. What a step sets, its script sets by the page's own controls."""
+    trace, trouble = recorded(path)
+
+    def opened(request: gr.Request) -> str:
+        return say(lesson.message(trace, live.live(house.visitor(request).recording.events()), trouble))
+
+    stage.lesson_open(opened, None, stage, **QUIET)
+
+
+def say(message: Mapping[str, Any]) -> str:
+    return json.dumps(message, allow_nan=False, separators=(",", ":"))
