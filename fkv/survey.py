@@ -14,17 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fkv.cells import segments_of
 from fkv.groups import HeadGroup
 from fkv.probe import logits, sample_rows
 from fkv.spec import Geometry
 
 QUERIES, HALFLIFE = 24, 3.0
-
-
-def segments_of(geometry: Geometry) -> int:
-    """Into how many horizontal bands of whole token rows a frame is cut: the divisor of its rows nearest to 6."""
-    fits = [count for count in range(1, geometry.rows + 1) if geometry.rows % count == 0]
-    return min(fits, key=lambda count: abs(count - 6))
 
 
 def token_ids(pos: Tensor, geometry: Geometry) -> Tensor:
@@ -76,11 +71,12 @@ class Survey:
 
     @torch.inference_mode()
     def see(self, layer: int, q: Tensor, k: Tensor, past: list[HeadGroup], start: int) -> None:
-        """Takes the rotated queries and keys [b, h, L, d] of a chunk that starts at frame `start`, and what its heads keep."""
-        if layer not in self.wanted:
+        """Takes the rotated queries and keys [b, h, L, d] of a chunk that starts at frame `start`, and what its heads keep. A joint pass
+        over several chunks is left out: it has no newest frames to score."""
+        if layer not in self.wanted or k.shape[2] != self.geometry.chunk * self.geometry.tokens:
             return
-        geometry, frames = self.geometry, k.shape[2] // self.geometry.tokens
-        own = torch.arange(start * geometry.tokens, (start + frames) * geometry.tokens, device=k.device)
+        geometry = self.geometry
+        own = torch.arange(start * geometry.tokens, start * geometry.tokens + k.shape[2], device=k.device)
         q = q[:, :, self.rows.to(q.device)]
         parts: list[tuple[tuple[int, ...], Tensor, Tensor]] = []
         for group in past:

@@ -10,6 +10,7 @@ from fkv.cache import KVCache, Policy
 from fkv.policies import discover, label, parse, spelling
 from fkv.policies.forcing_kv import ForcingKV
 from fkv.policies.full import Full
+from fkv.policies.painted import Painted
 from fkv.policies.window import Window
 from fkv.probe import FrameProbe
 from fkv.spec import Geometry
@@ -17,11 +18,17 @@ from fkv.stream import Stream
 from tests.test_cache import attend, masked_reference
 from tests.tiny import frames_of, kept_bytes, timeline, tiny_policy, tiny_roles, tiny_spec, tiny_stream, tiny_text
 
-UNLIMITED = {"full": "full", "window": "window:sink=0,recent=99", "forcing-kv": "forcing-kv:static_recent=21,dynamic_recent=21"}
+UNLIMITED = {
+    "full": "full",
+    "window": "window:sink=0,recent=99",
+    "forcing-kv": "forcing-kv:static_recent=21,dynamic_recent=21",
+    "painted": "painted:static=1-21,dynamic=1-21",
+}
 SPELLINGS = [
     "full", "full:9", "full:3", "window:sink=1,recent=5", "window:sink=4,recent=3", "window:sink=0,recent=4", "window:1,5,on_switch=renew",
     "forcing-kv", "forcing-kv:start_chunk=0,sink=0", "forcing-kv:static_recent=2,dynamic_recent=3,start_chunk=2", "forcing-kv:dynamic=0",
     "forcing-kv:similarity=layer", "forcing-kv:similarity_layer=2,history=accumulate,cap=2,segments=4", "forcing-kv:sink=5,start_chunk=0",
+    "painted", "painted:sink=0,static=,dynamic=7.1", "painted:sink=4,static=1.0+2-3,dynamic=1+5.2-3,segments=4",
 ]  # fmt: skip
 POLICIES = pytest.mark.parametrize("text", SPELLINGS)
 
@@ -150,6 +157,25 @@ def test_the_published_window_of_twelve_keeps_three_first_and_six_newest_past_fr
     assert timeline("window", 6)[-2:] == [{"all": [0, 1, 2, 6, 7, 8, 9, 10, 11]}, {"all": [0, 1, 2, 9, 10, 11, 12, 13, 14]}]
 
 
+def test_a_painted_frame_is_kept_at_the_ages_it_comes_through() -> None:
+    assert timeline("painted:sink=1,static=1,dynamic=5", 5) == [
+        {"static": [0, 2], "dynamic": [0, 1]},
+        {"static": [0, 5], "dynamic": [0, 1, 4]},
+        {"static": [0, 8], "dynamic": [0, 4, 7]},
+        {"static": [0, 11], "dynamic": [0, 7, 10]},
+    ]
+    policy = tiny_policy("painted:sink=1,static=1,dynamic=5", tiny_spec().geometry)
+    assert spelling(policy) == "painted:dynamic=2+5,segments=4"
+
+
+def test_painted_segments_are_bands_of_the_frame() -> None:
+    spec = tiny_spec(steps=1)
+    stream = tiny_stream(spec, "painted:sink=0,static=,dynamic=2.1-2")
+    latents(stream, 4)
+    kept = {name: pos[:, :2].unique(dim=0).tolist() for name, _, pos in stream.cache.residency()[2]}
+    assert kept == {"static": [], "dynamic": [[7, 1], [7, 2]]}
+
+
 def test_a_sink_outlives_a_prompt_switch_or_is_taken_anew() -> None:
     spec = tiny_spec(steps=1)
     for mode, first in (("keep", 0), ("renew", 9)):
@@ -173,6 +199,12 @@ def test_a_sink_outlives_a_prompt_switch_or_is_taken_anew() -> None:
         (ForcingKV(sink=-1), r"sink -1 is outside \[0, 21\]"),
         (ForcingKV(similarity_layer=3), "similarity_layer 3 does not exist; use one of 1..2"),
         (ForcingKV(history="accumulate", cap=1, dynamic=2), "cap 1 is below the 2 frames one chunk adds; use cap >= 2"),
+        (Painted(static="0"), r"painted part '0' is of an age outside \[1, 21\]; age 1 is the newest"),
+        (Painted(static="1+20-22"), r"painted part '20-22' is of an age outside \[1, 21\]"),
+        (Painted(dynamic="2.4"), r"painted part '2.4' names a segment outside \[0, 3\]; a frame has 4"),
+        (Painted(dynamic="2.3-1"), "painted part '2.3-1' names a segment outside"),
+        (Painted(dynamic="all"), "painted part 'all' cannot be read; write for instance 1"),
+        (Painted(segments=5), r"a frame of 12 tokens does not divide into 5 segments; use one of \[3, 4, 6\]"),
         (ForcingKV(similarity="both"), "similarity 'both' is unknown; use one of: shared, layer"),
     ],
 )
@@ -196,7 +228,7 @@ def test_roles_of_another_model_are_refused() -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("belady", "policy 'belady' is unknown; use one of: forcing-kv, full, window"),
+        ("belady", "policy 'belady' is unknown; use one of: forcing-kv, full, painted, window"),
         ("full:frams=3", "parameter 'frams' is unknown; use one of: frames, reread"),
         ("full:3,4,5", "value '5' is one too many"),
         ("full:three", "frames='three' is not a number"),

@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fkv import rope
+from fkv.cells import segments_of
 from fkv.groups import HeadGroup
 from fkv.heads import head_scores
 from fkv.looking import KEEP, Keeper, Looks
 from fkv.spec import Geometry
-from fkv.survey import Running, Survey, coverage, segments_of, token_ids
+from fkv.survey import Running, Survey, coverage, token_ids
 
 SIZES = st.tuples(st.integers(1, 5), st.integers(1, 7), st.integers(1, 5), st.integers(1, 3), st.integers(0, 4), st.integers(0, 99))
 QUICK = settings(max_examples=25, deadline=None)
@@ -224,4 +225,3 @@ def test_only_the_last_chunks_are_kept_and_the_cure_says_which() -> None:
 def test_tokens_are_numbered_frame_by_frame_and_row_by_row() -> None:
     geometry = Geometry(1, 1, 4, 3, 5, 2)
     assert token_ids(rope.grid(2, 2, 3, 5), geometry).tolist() == list(range(30, 60))
-    assert [segments_of(Geometry(1, 1, 4, rows, 5, 1)) for rows in (1, 5, 30, 7, 10)] == [1, 5, 6, 7, 5]
