@@ -50,7 +50,9 @@ class Settings:
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """The model and what it runs on. `size` is (rows, columns) of a pixel frame, `rows` and `columns` count tokens of a frame."""
+    """The model and what it runs on. `size` is (rows, columns) of a pixel frame, `rows` and `columns` count tokens of a frame. `frame_bytes`
+    is what one head keeps of one frame, keys and values; 0 where unknown.
+    """
 
     name: str
     title: str
@@ -71,6 +73,7 @@ class ModelFacts:
     dtype: str
     backend: str
     threads: int
+    frame_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -228,9 +231,10 @@ class TokenMap:
     """Attention between one token and every token of the frames a head holds, exact for that head, pass and chunk.
 
     The token is (`row`, `column`) of `frame`. Toward "keys": `weights` float32 [frames, rows, columns] is where that query looks and sums
-    to 1. Toward "queries": it is the weight each query token of the chunk being drawn gives to that key, in [0, 1] each, `frames` then
-    being query frames. nan where a lane does not hold the token. `share` is the sum per frame (toward keys) or the mean per query frame.
-    `unseen` is the share of the same token's attention in lane A that falls on tokens this lane does not hold; nan where unknown.
+    to 1; `frames` are those that either lane holds. Toward "queries": it is the weight each query token of the chunk being drawn gives to
+    that key, in [0, 1] each; `frames` are the query frames. nan where the lane does not hold the token. `share` is the sum per frame
+    (toward keys) or the mean per query frame. `unseen`, toward keys, is the share of the same token's attention in lane A that falls on
+    tokens lane B does not hold; nan where unknown.
     """
 
     chunk: int

@@ -19,12 +19,14 @@ from torch import Tensor
 from fkv.cache import Roles, check_roles
 from fkv.probe import FrameProbe
 from fkv.spec import Geometry
+from fkv.stability import Agreement, Table, agreement, flips, halves, summary
 from fkv.stream import Stream
 
 FORMAT = "fkv-heads-1"
+SKIPS = (1, 3)  # first key frames left out: by the released script, by its shipped profiles
 STATIC = ("static_head", "static_heads", "local_head", "local_heads", "spatial_head", "spatial_heads")
 DYNAMIC = ("dynamic_head", "dynamic_heads", "temporal_head", "temporal_heads")
-Table = tuple[tuple[float, ...], ...]
+ONE, MANY = ("scores", "errors", "flips"), ("samples", "steps", "chunks")
 
 
 def head_scores(maps: Tensor, *, last_k: int = 4, skip_first_k: int = 1) -> Tensor:
@@ -39,7 +41,10 @@ def head_scores(maps: Tensor, *, last_k: int = 4, skip_first_k: int = 1) -> Tens
 class HeadProfile:
     """The static heads of every layer, and where it is known how they were found.
 
-    scores and errors are [layers][heads]; `rule` says in words how the classes follow from them.
+    scores and errors are [layers][heads]; `rule` says in words how the classes follow from them. samples, steps and chunks are the scores
+    [n][layers][heads] of each prompt, denoise step and chunk measured, averaged over all else; `variants` scores by another recipe, named
+    by it; `flips` the share of the prompts that class a head otherwise; `sampling` how far the live estimate lies from the scores.
+    `stability`: correlations of two halves ("prompts", "passes"), and what `fkv.stability.summary` says.
     """
 
     model: str
@@ -52,9 +57,16 @@ class HeadProfile:
     errors: Table | None = None
     recipe: dict[str, Any] = field(default_factory=dict)
     stability: dict[str, float] = field(default_factory=dict)
+    samples: tuple[Table, ...] | None = None
+    steps: tuple[Table, ...] | None = None
+    chunks: tuple[Table, ...] | None = None
+    variants: dict[str, Table] = field(default_factory=dict)
+    flips: Table | None = None
+    sampling: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name, table in (("scores", self.scores), ("errors", self.errors)):
+        several = [(name, table) for name in MANY for table in getattr(self, name) or ()]
+        for name, table in (*((name, getattr(self, name)) for name in ONE), *several, *self.variants.items()):
             if table is not None and [len(line) for line in table] != [self.heads] * self.layers:
                 raise ValueError(f"head profile: {name} are not {self.layers} layers of {self.heads} heads; measure them again")
         self.check(Geometry(self.layers, self.heads, 1, 1, 1, 1))
@@ -84,17 +96,23 @@ class HeadProfile:
         """Static from that score on."""
         if not 0 <= threshold <= 1:
             raise ValueError(f"threshold {threshold} is outside [0, 1]; the published one is 0.8")
-        static = tuple(tuple(head for head, score in enumerate(line) if score >= threshold) for line in self._scored())
-        return replace(self, static=static, rule=f"score >= {threshold:g}", threshold=threshold)
+
+        def classes(table: Table) -> Roles:
+            return tuple(tuple(head for head, score in enumerate(line) if score >= threshold) for line in table)
+
+        return self._classed(classes, f"score >= {threshold:g}", threshold)
 
     def by_quota(self, fraction: float) -> HeadProfile:
         """Static by rank: in every layer the same share of heads, those with the highest scores."""
         if not 0 <= fraction <= 1:
             raise ValueError(f"quota {fraction} is outside [0, 1]; 0.5 makes half the heads of every layer static")
         count = round(fraction * self.heads)
-        ranked = (sorted(range(self.heads), key=lambda head: -line[head]) for line in self._scored())
-        static = tuple(tuple(sorted(order[:count])) for order in ranked)
-        return replace(self, static=static, rule=f"the {count} highest of {self.heads} in each layer", threshold=None)
+
+        def classes(table: Table) -> Roles:
+            ranked = (sorted(range(self.heads), key=lambda head: -line[head]) for line in table)
+            return tuple(tuple(sorted(order[:count])) for order in ranked)
+
+        return self._classed(classes, f"the {count} highest of {self.heads} in each layer", None)
 
     def classified(self, threshold: float = 0.8, *, floor: float = 0.2, quota: float = 0.5) -> HeadProfile:
         """By threshold, unless that gives a class fewer than a share `floor` of all heads; then by quota."""
@@ -110,10 +128,17 @@ class HeadProfile:
         """As many static heads in every layer, drawn at random."""
         draw = random.Random(seed)
         static = tuple(tuple(sorted(draw.sample(range(self.heads), len(line)))) for line in self.static)
-        return replace(self, static=static, rule=f"random (seed {seed})", threshold=None)
+        return replace(self, static=static, rule=f"random (seed {seed})", threshold=None, flips=None)
+
+    def agreement(self, other: HeadProfile) -> Agreement:
+        """This profile against another of the same model. Raises ValueError where they are of different sizes."""
+        other.check(Geometry(self.layers, self.heads, 1, 1, 1, 1))
+        return agreement(self.static, other.static, self.heads)
 
     def to_json(self) -> str:
-        return json.dumps({"format": FORMAT, **asdict(self)}, indent=1)
+        """One line per field, so that tables stay compact and changes readable."""
+        fields = {"format": FORMAT, **asdict(self)}
+        return "{\n" + ",\n".join(f" {json.dumps(name)}: {json.dumps(value)}" for name, value in fields.items()) + "\n}"
 
     def to_published(self) -> str:
         """The JSON that the released Forcing-KV reads."""
@@ -138,6 +163,15 @@ class HeadProfile:
             profile.check(geometry)
         return profile
 
+    def _classed(self, classes: Callable[[Table], Roles], rule: str, threshold: float | None) -> HeadProfile:
+        """With classes by a rule, and how far single prompts, steps and chunks agree with them by the same rule."""
+        static = classes(self._scored())
+        groups = {"prompts": self.samples, "passes": self.steps, "chunks": self.chunks}
+        kept = {name: value for name, value in self.stability.items() if name in groups}
+        found = flips(self.samples, static, classes) if self.samples else None
+        known = {**kept, **summary(groups, static, classes)}
+        return replace(self, static=static, rule=rule, threshold=threshold, stability=known, flips=found)
+
     def _scored(self) -> Table:
         if self.scores is None:
             raise ValueError(f"the head profile of {self.model} has classes but no scores; measure one to choose by score")
@@ -146,8 +180,11 @@ class HeadProfile:
 
 def _own(data: dict[str, Any]) -> HeadProfile:
     given = {name: value for name, value in data.items() if name != "format"}
-    for name in ("static", "scores", "errors"):
+    for name in ("static", *ONE):
         given[name] = given.get(name) and tuple(tuple(line) for line in given[name])
+    for name in MANY:
+        given[name] = given.get(name) and tuple(tuple(tuple(line) for line in table) for table in given[name])
+    given["variants"] = {name: tuple(tuple(line) for line in table) for name, table in given.get("variants", {}).items()}
     try:
         return HeadProfile(**given)
     except TypeError as error:
@@ -183,61 +220,93 @@ def measure(
     make_stream: Callable[[str, int], Stream],
     prompts: Sequence[str],
     *,
-    history: int = 21,
+    history: int | None = None,
+    chunks: int = 1,
     skip_first_k: int = 1,
     queries: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    known: Sequence[Tensor] = (),
+    keep: Callable[[Tensor], bool] = lambda measured: True,
 ) -> HeadProfile:
-    """Scores every head over prompts (numbered for `make_stream`) and denoise steps, on the chunk that has `history` frames before it.
+    """Scores every head over prompts (numbered for `make_stream`), denoise steps and `chunks` chunks, from the one on that has `history`
+    frames before it (None: as many as the model was trained to see).
 
-    The streams must keep the whole history. Errors are standard errors over prompts; stability is the correlation of two halves of the
-    prompts, and of two halves of the denoise steps. `progress` is told chunks done and chunks due. Raises ValueError where there is no
+    The streams must keep that history. Errors are standard errors over prompts; stability is the correlation of two halves of the prompts,
+    and of two halves of the denoise steps. `progress` is told chunks done and chunks due. What an earlier call gave to `keep` may be given
+    as `known` and is not measured again; measuring ends early, after a prompt, where `keep` says False. Raises ValueError where there is no
     prompt, or where frames were forgotten.
     """
     if not prompts:
         raise ValueError("a head profile needs at least one prompt, and two for a stability; give some")
-    found: list[Tensor] = []
-    recipe: dict[str, Any] = {}
+    found, recipe = list(known[: len(prompts)]), {}
     for number, prompt in enumerate(prompts):
         stream = make_stream(prompt, number)
-        chunk = stream.spec.chunk
-        warm = -(-history // chunk)
-        probe = FrameProbe(stream.spec.geometry, queries=queries, generator=torch.Generator().manual_seed(number))
-        for index in range(warm + 1):
-            stream.step(probe if index == warm else None)
-            if progress is not None:
-                progress(number * (warm + 1) + index + 1, len(prompts) * (warm + 1))
-        found.append(_scores(probe, stream, last_k=chunk + 1, skip_first_k=skip_first_k))
-        recipe = {"model": stream.spec.name, "prompts": len(prompts), "history": warm * chunk, "passes": len(found[0]), "last_k": chunk + 1}
+        spec = stream.spec
+        warm = -(-(spec.window - spec.chunk if history is None else history) // spec.chunk)
+        skips, last, each = (skip_first_k, *(k for k in SKIPS if k != skip_first_k)), spec.chunk + 1, warm + chunks
+        recipe = {"model": spec.name, "prompts": len(found), "history": warm * spec.chunk, "chunks": chunks, "last_k": last}
         recipe |= {"skip_first_k": skip_first_k, "queries": queries or "all", "policy": stream.policy.label}
+        if number < len(found):
+            continue
+        if spec.schedule.sampler == "rolling":
+            raise ValueError(
+                f"{spec.name} denoises several chunks in one pass, whose heads have no newest frames to score; measure another"
+            )
+        probe = FrameProbe(spec.geometry, queries=queries, generator=torch.Generator().manual_seed(number))
+        measured = []
+        for index in range(each):
+            probe.clear()
+            stream.step(probe if index >= warm else None)
+            if index >= warm:
+                measured.append(_scores(probe, stream, warm * spec.chunk, skips, last))
+            if progress is not None:
+                progress(number * each + index + 1, len(prompts) * each)
+        found.append(torch.stack(measured, dim=1))
+        if not keep(found[-1]):
+            break
+    recipe |= {"prompts": len(found), "passes": found[0].shape[2]}
     return _profile(torch.stack(found), recipe)
 
 
 def _profile(scores: Tensor, recipe: dict[str, Any]) -> HeadProfile:
-    """A profile without classes from scores [prompts, passes, layers, heads]."""
-    per_prompt = scores.mean(dim=1)
+    """A profile without classes from scores [prompts, skips, chunks, passes, layers, heads]."""
+    chosen = scores[:, 0]
+    per_prompt = chosen.mean(dim=(1, 2))
     errors = _table(per_prompt.std(dim=0) / len(scores) ** 0.5) if len(scores) > 1 else None
-    halves = {"prompts": _halves(per_prompt), "passes": _halves(scores.mean(dim=0))}
-    stability = {name: value for name, value in halves.items() if value is not None}
-    return HeadProfile.of_scores(recipe["model"], per_prompt.mean(dim=0).tolist(), errors=errors, recipe=recipe, stability=stability)
+    correlations = {"prompts": halves(per_prompt), "passes": halves(chosen.mean(dim=(0, 1)))}
+    others = [skip for skip in SKIPS if skip != recipe["skip_first_k"]]
+    variants = {f"skip_first_k={skip}": scores[:, place].mean(dim=(0, 1, 2)) for place, skip in enumerate(others, 1)}
+    return HeadProfile.of_scores(
+        recipe["model"],
+        per_prompt.mean(dim=0).tolist(),
+        errors=errors,
+        recipe=recipe,
+        stability={name: value for name, value in correlations.items() if value is not None},
+        samples=_tables(per_prompt),
+        steps=_tables(chosen.mean(dim=(0, 1))),
+        chunks=_tables(chosen.mean(dim=(0, 2))),
+        variants={name: _tables(table[None])[0] for name, table in variants.items() if not table.isnan().any()},
+    )
 
 
-def _scores(probe: FrameProbe, stream: Stream, last_k: int, skip_first_k: int) -> Tensor:
-    """[passes, layers, heads] of one step."""
+def _scores(probe: FrameProbe, stream: Stream, history: int, skips: Sequence[int], last_k: int) -> Tensor:
+    """[skips, passes, layers, heads] of one step. A skip that leaves too few frames gives nan."""
     seen = [probe.per_pass(layer) for layer in range(stream.spec.net.layers)]
-    if any(len(one.frames) != stream.frames for layer in seen for one in layer):
+    if any(len(one.frames) < history + stream.spec.chunk for layer in seen for one in layer):
         raise ValueError(f"the policy {stream.policy.label!r} forgets frames; measure heads with the whole history")
-    layers = [torch.stack([head_scores(one.mass.double(), last_k=last_k, skip_first_k=skip_first_k) for one in layer]) for layer in seen]
-    return torch.stack(layers, dim=1).cpu()
+
+    def score(mass: Tensor, skip: int) -> Tensor:
+        few = skip != skips[0] and mass.shape[-1] <= max(last_k, skip)
+        return mass.new_full(mass.shape[:1], torch.nan) if few else head_scores(mass, last_k=last_k, skip_first_k=skip)
+
+    layers = [torch.stack([torch.stack([score(one.mass.double(), skip) for one in layer]) for skip in skips]) for layer in seen]
+    return torch.stack(layers, dim=2).cpu()
 
 
 def _table(values: Tensor) -> Table:
     return tuple(tuple(line) for line in values.tolist())
 
 
-def _halves(samples: Tensor) -> float | None:
-    """Correlation between the means of the even and the odd samples [n, layers, heads]; None for fewer than two."""
-    if len(samples) < 2:
-        return None
-    pair = torch.stack([samples[0::2].mean(dim=0).flatten(), samples[1::2].mean(dim=0).flatten()])
-    return float(torch.corrcoef(pair)[0, 1])
+def _tables(values: Tensor) -> tuple[Table, ...]:
+    """Rounded to four places."""
+    return tuple(tuple(tuple(round(score, 4) for score in line) for line in table) for table in values.tolist())

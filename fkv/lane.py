@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -15,23 +16,47 @@ from fkv.cache import KVCache, Policy
 from fkv.engine import Engine
 from fkv.events import Frames, Kept, Lane, Residency, Sample, Similarity
 from fkv.groups import HeadGroup
-from fkv.stream import Noise, Stream
-from fkv.wan import Probe
+from fkv.rolling import opened
+from fkv.stream import Noise
 
 Encode = Callable[[np.ndarray], bytes]
 FIRST_CHUNKS = 2
 
 
-class Timed:
-    """A probe whose time is taken out of the pass it watches."""
+class Watching(Protocol):
+    """A probe that says which layers it looks at."""
 
-    def __init__(self, probe: Probe, layer: int, watch: meter.Stopwatch):
-        self.probe, self.layer, self.watch = probe, layer, watch
+    @property
+    def wanted(self) -> Collection[int]: ...
+
+    def see(self, layer: int, q: Tensor, k: Tensor, past: list[HeadGroup], start: int) -> None: ...
+
+
+class Timed:
+    """Probes by name that see the last of a chunk's `passes`; their time is taken out of that pass."""
+
+    def __init__(self, probes: Mapping[str, Watching], passes: int, watch: meter.Stopwatch):
+        self.probes, self.passes, self.watch = probes, passes, watch
+        self._calls: Counter[int] = Counter()
+        self._moments: list[tuple[str, meter.Moment, meter.Moment]] = []
+
+    def spent(self, name: str) -> float:
+        """Milliseconds a probe has taken; waits for the device."""
+        times = [(began, ended) for probe, began, ended in self._moments if probe == name]
+        if times:
+            times[-1][1].synchronize()
+        return sum(began.elapsed_time(ended) for began, ended in times)
 
     def see(self, layer: int, q: Tensor, k: Tensor, past: list[HeadGroup], start: int) -> None:
-        if layer == self.layer:
-            with self.watch.aside("probe"):
-                self.probe.see(layer, q, k, past, start)
+        self._calls[layer] += 1
+        if self._calls[layer] != self.passes:
+            return
+        for name, probe in self.probes.items():
+            if layer in probe.wanted:
+                with self.watch.aside("probe"):
+                    began = self.watch.now()
+                    probe.see(layer, q, k, past, start)
+                    self._moments.append((name, began, self.watch.now()))
 
 
 class LaneRun:
@@ -41,7 +66,7 @@ class LaneRun:
         self.name: Lane = name
         self.engine, self.encode = engine, encode
         self.watch = meter.Stopwatch(engine.device)
-        self.stream = Stream(engine.model, engine.spec, text.to(engine.device), policy, noise, self.watch.mark)
+        self.stream = opened(engine.model, engine.spec, text.to(engine.device), policy, noise, self.watch.mark)
         self.watch.mark("text")
         self.decoder = engine.codec.decoder()
         self.pixel_frames = self.recached = 0
@@ -122,13 +147,14 @@ class LaneRun:
 def kept_frames(name: str, heads: int, pos: Tensor, cache: KVCache, segments: int) -> Kept:
     """Occupancy per frame and segment of one group's positions [s, 3] or [h, s, 3]; a mean over heads where they differ."""
     geometry = cache.geometry
-    rows = pos.reshape(-1, 3).cpu()
+    rows = pos.reshape(-1, 3)
     slots = (rows[:, 1] * geometry.columns + rows[:, 2]) * segments // geometry.tokens
-    copies = 1 if pos.dim() == 2 else len(pos)
-    whole = copies * geometry.tokens / segments
-    count = Counter(zip(rows[:, 0].tolist(), slots.tolist()))
-    numbers = sorted({frame for frame, _ in count})
-    return Kept(name, heads, tuple((frame, tuple(count[frame, slot] / whole for slot in range(segments))) for frame in numbers))
+    whole = (1 if pos.dim() == 2 else len(pos)) * geometry.tokens / segments
+    codes, counts = torch.unique(rows[:, 0] * segments + slots, return_counts=True)
+    share = {code: count / whole for code, count in zip(codes.tolist(), counts.tolist())}
+    numbers = sorted({code // segments for code in share})
+    occupied = ((frame, tuple(share.get(frame * segments + slot, 0.0) for slot in range(segments))) for frame in numbers)
+    return Kept(name, heads, tuple(occupied))
 
 
 def similar(cache: KVCache, layer: int) -> Similarity | None:

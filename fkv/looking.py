@@ -50,7 +50,8 @@ class Keeper:
 
     @torch.inference_mode()
     def see(self, layer: int, q: Tensor, k: Tensor, past: list[HeadGroup], start: int) -> None:
-        """Takes the rotated queries and keys [b, h, L, d] of a chunk that starts at frame `start`, and what its heads keep."""
+        """Takes the rotated queries and keys [b, h, L, d] of a pass that starts at frame `start`, and what its heads keep. Of a joint pass
+        over several chunks the queries of the first are taken."""
         tokens = self.geometry.tokens
         own = torch.arange(start * tokens, start * tokens + k.shape[2], device=k.device)
         for head in (head for place, head in self.heads if place == layer):
@@ -59,7 +60,7 @@ class Keeper:
                 row = group.members.index(head)
                 keys.insert(0, group.k[0, row])
                 ids.insert(0, token_ids(group.pos if group.pos.dim() == 2 else group.pos[row], self.geometry))
-            taken = (q[0, head].clone(), torch.cat(keys), torch.cat(ids))
+            taken = (q[0, head, : self.geometry.chunk * tokens].clone(), torch.cat(keys), torch.cat(ids))
             self.shots[layer, head] = Shot(start, *(part.cpu() for part in taken))
 
 
@@ -103,7 +104,7 @@ class Looks:
         shot, token = shots[lane], (frame * geometry.rows + row) * geometry.columns + column
         frames = _frames(shots.values(), geometry)
         if frame not in frames or (toward == "keys" and not shot.start <= frame < shot.start + geometry.chunk):
-            there = frames if toward == "queries" else frames[-geometry.chunk :]
+            there = frames if toward == "queries" else (shot.start, shot.start + geometry.chunk - 1)
             raise ValueError(f"frame {frame} is not to be seen in chunk {chunk}; choose one of frames {there[0]}..{there[-1]}")
         about = (chunk, layer, head, lane, frame, row, column, toward)
         with self._turn:

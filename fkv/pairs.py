@@ -1,9 +1,11 @@
-"""What two lanes are to each other: the verdict over the chunks both have made since the last change, and the governor of the probe."""
+"""What two lanes are to each other, the verdict over the chunks both have made since the last change; and the governor, which keeps what is
+measured beside them small."""
 
 from __future__ import annotations
 
 import statistics
 from collections import deque
+from dataclasses import dataclass
 
 from fkv import meter
 from fkv.events import Frames, Sample, Verdict
@@ -63,24 +65,59 @@ def frame_psnr(left: Frames, right: Frames) -> list[float]:
     return [float("inf") if value >= EQUAL_DB else value for value in values]
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What may be measured in a chunk: the heads on show and pinned, and how many layers of all heads."""
+
+    shown: bool = False
+    layers: int = 0
+
+
 class Governor:
-    """Keeps measuring cheap: allows a probe only while all probe time, the next one included, stays within a share of all compute time."""
+    """Keeps measuring cheap: plans so much that all probe time, what it plans included, stays within a share of all compute time.
+
+    What a layer and what the heads on show cost is learnt from what they cost before; unused time is saved up for later chunks.
+    """
 
     def __init__(self, limit: float = 0.03):
         self.limit = limit
-        self.probe = self.compute = self.last = 0.0
+        self.probe = self.compute = 0.0
+        self.standing = self.shown = 0.0  # ms a chunk: what is read anyway, and the heads on show
+        self.layer: float | None = None  # ms a layer of all heads
+        self._layers_next = False
 
     @property
     def share(self) -> float:
         """Probe time over compute time so far, in [0, 1]."""
         return self.probe / self.compute if self.compute else 0.0
 
-    def allows(self) -> bool:
-        return self.compute > 0 and self.probe + self.last <= self.limit * self.compute
+    def plan(self, layers: int) -> Plan:
+        """For the next chunk of a model of `layers` layers. Where both kinds do not fit in one chunk they take turns, and time is saved up
+        for the one whose turn it is."""
+        left = self.limit * self.compute - self.probe - self.standing
+        if left <= 0:
+            return Plan()
+        both = self._fit(left - self.shown, layers)
+        if both:
+            return Plan(True, both)
+        plan = Plan(False, self._fit(left, layers)) if self._layers_next else Plan(self.shown <= left, 0)
+        if plan != Plan():
+            self._layers_next = not self._layers_next
+        return plan
 
-    def add(self, probe: float, compute: float, *, probed: bool) -> None:
-        """One chunk of all lanes, in ms."""
-        self.probe += probe
+    def _fit(self, left: float, layers: int) -> int:
+        """Layers that fit into `left` ms; one, to learn from, where their cost is unknown."""
+        if left < 0:
+            return 0
+        return min(layers, 1 if self.layer is None else layers if self.layer * layers <= left else int(left / self.layer))
+
+    def add(self, plan: Plan, compute: float, *, standing: float = 0.0, shown: float = 0.0, layers: float = 0.0) -> None:
+        """One chunk of all lanes as it was planned, in ms: compute, and what each kind of measuring took."""
+        self.probe += standing + shown + layers
         self.compute += compute
-        if probed:
-            self.last = probe
+        self.standing = standing
+        if plan.shown:
+            self.shown = shown
+        if plan.layers:
+            cost = layers / plan.layers
+            self.layer = cost if self.layer is None else (self.layer + cost) / 2

@@ -15,6 +15,8 @@ from torch import Tensor
 from fkv.groups import HeadGroup
 from fkv.spec import Geometry
 
+AT_ONCE = 2**26  # scores looked at together, a quarter of a gibibyte
+
 
 def framewise(attention: Tensor, tokens: int) -> Tensor:
     """Frame map [..., query frames, key frames] of a token map [..., queries, keys]: mean over queries, sum over keys."""
@@ -153,8 +155,11 @@ class FrameProbe:
 
 def _mass(q: Tensor, k: Tensor, column: Tensor, empty: Tensor) -> Tensor:
     """Softmax mass of q [b, h, Q, d] on the tokens k [b, h, s, d] of every `column` [h, s]; NaN where a column has no token."""
-    weights = torch.softmax(logits(q, k), dim=-1)
-    per_frame = weights.mean(dim=0).unflatten(1, (empty.shape[1], -1)).mean(dim=2)
+    frames = empty.shape[1]
+    per_frame = torch.zeros(*empty.shape[:2], k.shape[2], device=q.device)
+    for frame, rows in enumerate(q.chunk(frames, dim=2)):
+        for some in rows.split(max(1, AT_ONCE // (q.shape[0] * q.shape[1] * k.shape[2])), dim=2):
+            per_frame[:, frame] += torch.softmax(logits(some, k), dim=-1).mean(dim=0).sum(dim=1) / rows.shape[2]
     index = column[:, None].expand_as(per_frame)
     summed = torch.zeros_like(empty).scatter_add_(2, index, per_frame)
     visible = torch.zeros_like(empty, dtype=torch.bool).scatter_(2, index, True)

@@ -11,19 +11,22 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from fkv.cache import Policy, Roles
 from fkv.engine import Engine, model_facts, profile_facts
-from fkv.events import LANES, Done, Event, Frames, Lane, Maps, Notice, Sample, Settings, Start, Tick
-from fkv.lane import Encode, LaneRun, Timed, out_of_memory
-from fkv.pairs import Governor, Pairs
-from fkv.probe import FrameMap, FrameProbe
+from fkv.events import LANES, Classes, Done, Event, FrameMatrix, Frames, Lane, Notice, Sample, Settings, Start, Tick, TokenMap
+from fkv.lane import Encode, LaneRun, out_of_memory
+from fkv.looking import Toward
+from fkv.measuring import Measuring
+from fkv.pairs import Pairs
 from fkv.stream import seeded_noise
-from fkv.wishes import check_head, policy_of, received, wish
+from fkv.wishes import check_head, moved, policy_of, received, roles_of, wish
 
 PAUSE_SECONDS = 0.5
 
@@ -43,7 +46,8 @@ class Session:
         self._waiting: dict[str, Notice] = {}
         self._begun, self._chunk = False, 0
         self._lanes: dict[Lane, LaneRun] = {}
-        self._pairs, self._governor = Pairs(), Governor()
+        self._pairs, self._measuring = Pairs(), Measuring(engine)
+        self._static: Roles = engine.profile.roles() if engine.profile else ((),) * engine.spec.geometry.layers
         self._prompt = engine.text.encode(settings.prompt, settings.seed)
         self._first = {lane: policy_of(engine, settings, lane) for lane in LANES}
         self._asked = {lane: wish(settings, lane) for lane in LANES}
@@ -67,13 +71,37 @@ class Session:
         self._wake.set()
         return after
 
+    def look(
+        self,
+        layer: int,
+        head: int,
+        frame: int,
+        row: int,
+        column: int,
+        *,
+        lane: Lane = "A",
+        toward: Toward = "keys",
+        chunk: int | None = None,
+    ) -> TokenMap:
+        """Where a token of a head on show or pinned looks, or what looks at it, in one of the last chunks; from any thread.
+
+        Toward "keys" the frame is one of a kept chunk; toward "queries" any that `chunk` (None: the newest kept) still sees. Raises
+        ValueError with the cure.
+        """
+        return self._measuring.looks.look(layer, head, frame, row, column, lane=lane, toward=toward, chunk=chunk)
+
+    def pooled(self, layer: int, head: int, *, lane: Lane = "A", chunk: int | None = None) -> FrameMatrix:
+        """All attention of such a head by frames, in `chunk` (None: the newest kept); from any thread. Raises ValueError with the cure."""
+        return self._measuring.looks.pooled(layer, head, lane=lane, chunk=chunk)
+
     def stop(self) -> None:
         """Ends the run at its next yield, within one chunk."""
         self._stopped.set()
         self._wake.set()
 
     def events(self) -> Iterator[Event]:
-        """Start, then for each chunk Frames, Sample and Residency of each lane, sometimes Maps, and a Verdict; Notices between; Done."""
+        """Start, then for each chunk Frames, Sample and Residency of each lane, sometimes Maps and Heads, and a Verdict; Notices and
+        Classes between; Done."""
         if self._begun:
             raise RuntimeError("this session has already begun; make another one")
         self._begun = True
@@ -81,6 +109,7 @@ class Session:
             yield Start(self.run, model_facts(self.engine), profile_facts(self.engine), self._settings)
             yield from (Notice("info", None, 0, note) for note in self._prompt.notes)
             yield from self._begin()
+            yield from self._classes(self._settings)
             while self._lanes and not self._stopped.is_set():
                 settings = self._settings
                 yield from self._heard()
@@ -92,6 +121,7 @@ class Session:
                     yield Tick(self._chunk)
                     continue
                 yield from self._apply(settings)
+                yield from self._classes(settings)
                 yield from self._both(settings)
                 self._chunk += 1
             yield Done("error" if not self._lanes else "stopped" if self._stopped.is_set() else "finished", self._chunk)
@@ -175,41 +205,48 @@ class Session:
         if policy is not None:
             asked = self._waiting.pop(lane, None)
             kind = asked.kind if asked else "policy" if policy.name != before.name else "parameter"
-            yield Notice(kind, lane, self._chunk, f"Lane {lane} now runs {policy.label}; {cost(run, ms)}.", "applied", ms)
+            yield Notice(kind, lane, self._chunk, f"{changed(lane, before, policy)}; {cost(run, ms)}.", "applied", ms)
+
+    def _classes(self, settings: Settings) -> Iterator[Classes]:
+        """The classes in force, where they are not those told last: lane B's, or, where its policy parts no heads, those it would go by."""
+        run, static = self._lanes.get("B"), self._static
+        if run is not None and run.policy.needs_roles:
+            static = run.policy.roles or static
+        else:
+            with suppress(ValueError):
+                static = roles_of(self.engine, settings)
+        if static != self._static:
+            self._static = static
+            yield Classes(self._chunk, static, settings.rule, settings.overrides)
 
     def _both(self, settings: Settings) -> Iterator[Event]:
         """One chunk of every lane that is left, in turn."""
-        probing = self._governor.allows()
         made: dict[Lane, tuple[Frames, Sample]] = {}
-        maps: dict[Lane, FrameMap | None] = {}
+        measuring = self._measuring
+        measuring.begin(self._chunk, settings)
         for lane in list(self._lanes):
-            run = self._lanes[lane]
-            probe = self._probe(settings) if probing else None
+            run, residency = self._lanes[lane], None
             try:
                 with self.engine.lock:
-                    frames = run.step(Timed(probe, settings.layer, run.watch) if probe else None)
-                    with run.watch.aside("probe"):
-                        residency = run.residency(frames, settings.layer)
-                    sample = run.sample(frames, self._governor.share)
+                    frames = run.step(measuring.probe(run))
+                    if not settings.benchmark:
+                        with run.watch.aside("probe"):
+                            residency = run.residency(frames, settings.layer)
+                        measuring.read(run.watch.laps["probe"][-1])
+                    sample = run.sample(frames, measuring.governor.share)
             except Exception as error:
                 yield self._lose(lane, error)
                 continue
-            made[lane], maps[lane] = (frames, sample), probe.pinned if probe else None
-            yield from (frames, sample, residency)
+            made[lane] = (frames, sample)
+            yield from (event for event in (frames, sample, residency) if event is not None)
             yield from self._heard()
             if self._stopped.is_set():
                 return
-        times = [sample.ms for _, sample in made.values()]
-        self._governor.add(sum(ms.probe for ms in times), sum(ms.end_to_end for ms in times), probed=probing)
-        if probing and made:
-            yield shares(self._chunk, settings, maps.get("A"), maps.get("B"))
+        with self.engine.lock:
+            told = measuring.told(self._lanes, self._static, sum(sample.ms.end_to_end for _, sample in made.values()))
+        yield from told
         if len(made) == len(LANES):
             yield self._pairs.add(made["A"], made["B"])
-
-    def _probe(self, settings: Settings) -> FrameProbe:
-        """Looks at one head, with all its queries, in the last denoise step."""
-        last = len(self.engine.spec.schedule.steps) - 1
-        return FrameProbe(self.engine.spec.geometry, layers=(), head=(settings.layer, settings.head), passes=(last,))
 
     def _lose(self, lane: Lane, error: Exception) -> Notice:
         """Ends one lane, frees what it held, and says why."""
@@ -225,12 +262,11 @@ class Session:
         return Notice("error", lane, self._chunk, f"{why} {rest}")
 
 
-def shares(chunk: int, settings: Settings, left: FrameMap | None, right: FrameMap | None) -> Maps:
-    """Both lanes' shares of one head on one common axis of frames."""
-    sides = [dict(zip(side.frames.tolist(), side.share[0].tolist())) if side else {} for side in (left, right)]
-    frames = tuple(sorted(sides[0].keys() | sides[1].keys()))
-    a, b = (tuple(side.get(frame, float("nan")) for frame in frames) for side in sides)
-    return Maps(chunk, settings.layer, settings.head, frames, a, b)
+def changed(lane: Lane, before: Policy, after: Policy) -> str:
+    """A change of policy in words; where only roles change, which heads it moves."""
+    if before.with_roles(None) == after.with_roles(None):
+        return f"Lane {lane}: {moved(before.roles, after.roles)}"
+    return f"Lane {lane} now runs {after.label}"
 
 
 def cost(run: LaneRun, ms: float) -> str:

@@ -61,7 +61,7 @@ def facts(engine: Any) -> tuple[ModelFacts, ProfileFacts]:
     geometry = engine.spec.geometry
     model = ModelFacts(
         "pocket", "Pocket", 3_400_000, LAYERS, HEADS, geometry.rows, geometry.columns, CHUNK, 4, 4, 24, (80, 128), 21, 0, 4,
-        "cpu", "float32", "SDPA", 2,
+        "cpu", "float32", "SDPA", 2, 2 * 4 * geometry.tokens * geometry.head_dim,
     )  # fmt: skip
     return model, profile_facts()
 

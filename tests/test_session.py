@@ -14,10 +14,10 @@ import pytest
 import torch
 
 from fkv import engine
-from fkv.events import Done, Event, Frames, Maps, Notice, Phases, Residency, Sample, Settings, Start, Tick, Verdict
+from fkv.events import Classes, Done, Event, Frames, Heads, Maps, Notice, Phases, Residency, Sample, Settings, Start, Tick, Verdict
 from fkv.heads import HeadProfile
 from fkv.lane import LaneRun
-from fkv.pairs import Governor, Pairs
+from fkv.pairs import Governor, Pairs, Plan
 from fkv.session import Session
 from fkv.spec import POCKET, WanConfig
 
@@ -151,7 +151,7 @@ def test_residency_is_what_the_cache_holds_by_class_and_segment(small: engine.En
 
 def test_maps_share_one_axis_and_leave_out_what_a_lane_has_forgotten(small: engine.Engine) -> None:
     session = Session(small, replace(SETTINGS, layer=1, head=1))
-    session._governor = Governor(limit=1e9)
+    session._measuring.governor = Governor(limit=1e9)
     maps = of(Maps, list(session.events()))[-1]
     assert (maps.layer, maps.head, maps.chunk) == (1, 1, 5)
     assert maps.frames == (0, *range(9, 18))
@@ -162,28 +162,81 @@ def test_maps_share_one_axis_and_leave_out_what_a_lane_has_forgotten(small: engi
     assert not math.isnan(maps.right[0])
 
 
-def test_probing_changes_no_pixel(small: engine.Engine) -> None:
-    probed = Session(small, SETTINGS)
-    probed._governor = Governor(limit=1e9)
-    events = list(probed.events())
-    assert len(of(Maps, events)) == 5
-    quiet = Session(small, SETTINGS)
-    quiet._governor = Governor(limit=0)
-    without = list(quiet.events())
-    assert of(Maps, without) == []
-    assert pictures(events) == pictures(without)
+def watched(small: engine.Engine, limit: float, **edits: Any) -> tuple[Session, list[Event]]:
+    session = Session(small, replace(SETTINGS, **edits))
+    session._measuring.governor = Governor(limit=limit)
+    return session, list(session.events())
 
 
-def test_the_governor_allows_a_probe_only_within_its_share() -> None:
-    governor = Governor(limit=0.1)
-    assert not governor.allows()
-    asked = []
-    for _ in range(40):
-        allowed = governor.allows()
-        asked.append(allowed)
-        governor.add(25 if allowed else 0, 100, probed=allowed)
-    assert governor.share <= 0.1 + 25 / 4000
-    assert 10 < sum(asked) < 20
+def test_measuring_changes_no_pixel(small: engine.Engine) -> None:
+    pins = ((0, 0), (0, 3), (1, 2))
+    _, events = watched(small, 1e9, pinned=pins)
+    assert len(of(Maps, events)) == len(of(Heads, events)) == 5
+    _, without = watched(small, 0, pinned=pins)
+    _, off = watched(small, 1e9, pinned=pins, benchmark=True)
+    assert of(Maps, without) == of(Heads, without) == of(Maps, off) == of(Heads, off) == of(Residency, off) == []
+    assert all(sample.ms.probe == sample.probe_share == 0 for sample in of(Sample, off))
+    assert pictures(events) == pictures(without) == pictures(off)
+
+
+def test_the_governor_keeps_all_measuring_within_its_share_and_lets_no_kind_starve() -> None:
+    for shown, layer in ((0.5, 0.4), (2, 2), (5, 1), (40, 3), (1, 40)):
+        governor, took = Governor(limit=0.03), {"shown": 0, "layers": 0}
+        assert governor.plan(30) == Plan(), "nothing is known yet"
+        for _ in range(400):
+            plan = governor.plan(30)
+            cost = {"shown": shown * plan.shown, "layers": layer * plan.layers}
+            governor.add(plan, 100, standing=0.3, **cost)
+            took["shown"] += plan.shown
+            took["layers"] += plan.layers
+        assert governor.share <= 0.03 + (shown + layer) / 40000
+        assert governor.share > 0.02
+        assert min(took.values()) >= 5
+    assert Governor(limit=0).plan(30) == Plan()
+
+
+def test_heads_tell_of_the_layers_measured_and_keep_what_was_known_of_the_others(small: engine.Engine) -> None:
+    session = Session(small, SETTINGS)
+    session._measuring.governor.plan = lambda layers: Plan(False, 1)  # type: ignore[method-assign]
+    told = of(Heads, list(session.events()))
+    assert [event.layers for event in told] == [(0,), (1,)] * 3
+    last = told[-1]
+    assert last.frames == tuple(range(9, 18))
+    assert last.share.shape == (1, 4, 9)
+    assert last.bands.shape == (1, 4, 9, 2)
+    np.testing.assert_allclose(last.share.sum(-1), 1, atol=1e-5)
+    np.testing.assert_allclose(last.bands.sum(-1), last.share, atol=1e-6)
+    assert (last.queries, last.covered, last.static) == (18, 1, ((0,), (0,)))
+    for name in ("scores", "entropy", "sink", "coverage"):
+        assert np.isfinite(getattr(last, name)).all()
+        assert 0 <= np.min(getattr(last, name)) <= np.max(getattr(last, name)) <= 1 + 1e-5
+    assert np.isnan(told[0].scores).all(), "a chunk alone has no score"
+    assert np.isnan(told[2].scores[1]).any() or told[2].scores[1] == told[1].scores[1]
+
+
+def test_coverage_is_whole_where_both_lanes_keep_the_same(small: engine.Engine) -> None:
+    _, events = watched(small, 1e9, right="full:9")
+    np.testing.assert_allclose(of(Heads, events)[-1].coverage, 1, atol=1e-5)
+    _, events = watched(small, 1e9)
+    assert np.max(of(Heads, events)[-1].coverage) < 0.99
+
+
+def test_a_token_of_a_pinned_head_is_looked_up_in_both_lanes_while_it_runs_and_after(small: engine.Engine) -> None:
+    session, events = watched(small, 1e9, pinned=((0, 3),))
+    maps = of(Maps, events)[-1]
+    dense = session.pooled(1, 0)
+    assert dense.frames == tuple(frame for frame in maps.frames)
+    np.testing.assert_allclose(np.nan_to_num(dense.mass).sum(1), 1, atol=1e-5)
+    for layer, head in ((1, 0), (0, 3)):
+        a, b = (session.look(layer, head, 16, 1, 2, lane=lane) for lane in ("A", "B"))  # type: ignore[arg-type]
+        assert a.frames == b.frames == (0, *range(9, 18))
+        assert np.isnan(b.weights[1]).all()
+        assert np.isnan(a.weights[0]).all()
+        assert a.unseen == b.unseen == pytest.approx(float(np.nansum(a.weights[np.isnan(b.weights)])), abs=1e-5)
+    with pytest.raises(ValueError, match="head 2 of layer 0 has not been kept in lane A; show or pin it"):
+        session.look(0, 2, 16, 1, 2)
+    with pytest.raises(ValueError, match=r"chunk 0 of head 0 of layer 1 is not kept; choose a frame of chunk 3, 4, 5"):
+        session.look(1, 0, 2, 1, 2)
 
 
 def test_two_interleaved_sessions_equal_two_sequential_ones(small: engine.Engine) -> None:
@@ -266,6 +319,60 @@ def test_another_threshold_or_other_roles_move_heads_between_classes(small: engi
     assert (static.heads, dynamic.heads) == (2, 2)
     one = of(Residency, run(small, roles=((), (0, 1, 2)), layer=1))[-1]
     assert [kept.heads for kept in one.kept] == [3, 1]
+
+
+def after_first_chunk(small: engine.Engine, settings: Settings = SETTINGS, **edits: Any) -> list[Event]:
+    session = Session(small, settings)
+    events = session.events()
+    until(events, Verdict)
+    session.change(**edits)
+    return list(events)
+
+
+def test_one_head_overridden_moves_at_the_next_chunk_and_is_told_in_words(small: engine.Engine) -> None:
+    seen = after_first_chunk(small, overrides=((1, 3, "static"),))
+    (classes,) = of(Classes, seen)
+    assert (classes.chunk, classes.static, classes.overrides) == (1, ((0,), (0, 3)), ((1, 3, "static"),))
+    applied = of(Notice, seen)[-1]
+    assert applied.text.startswith("Lane B: head 3 of layer 1 is now static; re-cached ")
+    assert [kept.heads for kept in of(Residency, seen)[-1].kept] == [2, 2]
+    assert [sample.recached for sample in of(Sample, seen) if sample.lane == "B"] == [True, False, False, False, False]
+
+
+@pytest.mark.parametrize(
+    ("edits", "static"),
+    [({"rule": "inverted"}, 3), ({"rule": "quota:0.5"}, 2), ({"rule": "all-static"}, 4), ({"rule": "random:5"}, 1)],
+)
+def test_a_rule_is_applied_to_the_running_lane(small: engine.Engine, edits: dict[str, Any], static: int) -> None:
+    seen = after_first_chunk(small, **edits)
+    kept = of(Residency, seen)[-1].kept
+    assert sum(each.heads for each in kept if each.name == "static") == static
+
+
+def test_a_rule_that_comes_to_the_same_roles_changes_nothing(small: engine.Engine) -> None:
+    seen = after_first_chunk(small, rule="quota:0.25")
+    assert of(Classes, seen) == []
+    assert not any(sample.recached for sample in of(Sample, seen))
+
+
+def test_classes_chosen_before_the_start_are_told_first_and_without_compression_too(small: engine.Engine) -> None:
+    events = run(small, chunks=1, rule="inverted")
+    assert isinstance(events[0], Start)
+    assert of(Classes, events) == [Classes(0, ((1, 2, 3),) * 2, "inverted")]
+    assert of(Classes, run(small, chunks=1, rule="inverted", compress=False)) == [Classes(0, ((1, 2, 3),) * 2, "inverted")]
+
+
+def test_a_bad_choice_about_heads_is_refused_and_nothing_changes(small: engine.Engine) -> None:
+    session = Session(small, SETTINGS)
+    events = session.events()
+    head = [next(events)]
+    for edit in ({"threshold": 2}, {"rule": "no"}, {"head": 9}, {"pinned": ((0, 0),) * 5}, {"overrides": ((7, 0, "static"),)}):
+        with pytest.raises(ValueError, match=r"\w+ .*;"):
+            session.change(**edit)
+    assert session.settings == SETTINGS
+    tail = list(events)
+    assert of(Notice, tail) == []
+    assert pictures(head + tail) == pictures(run(small))
 
 
 def test_another_seed_draws_other_noise_from_the_next_chunk(small: engine.Engine) -> None:
