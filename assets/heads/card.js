@@ -94,7 +94,7 @@ class HeadCard {
     const kept = this.kept(layer, head);
     const facts = [
       [round(score), error ? `± ${round(error)}` : "", source],
-      [reach === null ? "–" : reach.toFixed(1), "frames", row ? `effective reach, of ${row.frames.length}` : "effective reach"],
+      [reach === null ? "–" : reach.toFixed(1), reach === null ? "" : "frames", row ? `effective reach, of ${row.frames.length}` : "effective reach"],
       [pct(coverage), "", "coverage under lane B's policy"],
       [kept === null ? "–" : kept[0], kept === null ? "" : kept[1], kept === null ? "kept by lane B" : `kept by lane B, of ${kept[2]} in A`],
       [pct(store.value("sink", layer, head)), "", "on the first frame"],
