@@ -12,6 +12,8 @@ from torch import Tensor
 
 from fkv.fast.slots import Slot
 
+# pyright: reportIndexIssue=false, reportAttributeAccessIssue=false, reportMissingImports=false
+
 
 @triton.jit
 def _residual_norm(x, y, gate, weight, bias, out, width, eps, gated: tl.constexpr, block: tl.constexpr):

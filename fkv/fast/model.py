@@ -8,7 +8,7 @@ their classes change while a lane runs: a group of scattered heads costs one gat
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,32 +19,13 @@ from fkv.attention import Attention
 from fkv.cache import KVCache, Policy, attend
 from fkv.fast import ops
 from fkv.fast.fusing import Kernels, fused
+from fkv.fast.graphs import CudaRecorder, Recorder
 from fkv.fast.slots import Slot, SlotCache
+from fkv.fast.tables import Clock, clock, project
 from fkv.spec import Geometry, ModelSpec
 from fkv.wan import Block, CausalWan, Probe, TextKV
 
 REMEMBERED, SMALL = 8, 64
-
-
-@dataclass(frozen=True)
-class Moment:
-    """What one layer takes from a timestep, each [D]: weight and bias of its two modulated norms, and their gates."""
-
-    weight: Tensor
-    bias: Tensor
-    gate: Tensor
-    ffn_weight: Tensor
-    ffn_bias: Tensor
-    ffn_gate: Tensor
-
-
-@dataclass(frozen=True)
-class Clock:
-    """All layers' moments at one timestep, and weight and bias of the final norm."""
-
-    layers: tuple[Moment, ...]
-    weight: Tensor
-    bias: Tensor
 
 
 @dataclass(frozen=True)
@@ -58,45 +39,19 @@ class Pass:
     frames: int
 
 
-@dataclass(frozen=True)
-class Projection:
-    """One layer's merged query, key and value: weight [3 * D, D], bias [3 * D], and the norm weights of queries and keys [2, D]."""
-
-    weight: Tensor
-    bias: Tensor
-    norm: Tensor
-
-
-def moment(part: Tensor) -> Moment:
-    """A layer's moment from its modulation [6, D]: shift, scale, gate, and the same of the feed-forward."""
-    shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = part.unbind(0)
-    return Moment(1 + scale, shift, gate, 1 + ffn_scale, ffn_shift, ffn_gate)
-
-
-def joined(parameters: Sequence[nn.Parameter]) -> Tensor:
-    """The parameters end to end in one storage, of which each becomes a view: nothing is held twice."""
-    whole = torch.cat([parameter.data for parameter in parameters])
-    for parameter, part in zip(parameters, whole.split([len(parameter) for parameter in parameters])):
-        parameter.data = part
-    return whole
-
-
-def project(block: Block) -> Projection:
-    attn = block.self_attn
-    weight, bias = (joined([getattr(linear, name) for linear in (attn.q, attn.k, attn.v)]) for name in ("weight", "bias"))
-    return Projection(weight, bias, joined([attn.norm_q.weight, attn.norm_k.weight]).unflatten(0, (2, -1)))
-
-
-def prepare(model: CausalWan, spec: ModelSpec | None = None, attention: str = "auto") -> FastWan:
+def prepare(model: CausalWan, spec: ModelSpec | None = None, attention: str = "auto", *, graphs: bool = False) -> FastWan:
     """The fast form of a model that is on its device, in its dtype and loaded; it takes the model's modules over and copies none.
 
-    On CUDA with a `spec`, the attention kernel is chosen now, on the shapes of its window. Raises ValueError on an attention that does not
-    run.
+    With `graphs`, noisy passes are recorded and replayed, which needs CUDA. There, with a `spec`, the attention kernel is chosen now, on
+    the shapes of its window. Raises ValueError on an attention that does not run, and on graphs without CUDA.
     """
     fast = FastWan(model, attention)
     if fast.head.modulation.device.type != "cuda":
+        if graphs:
+            raise ValueError(f"graphs need a CUDA device and the model is on {fast.head.modulation.device}; leave --graphs out")
         fast.meet(SMALL, SMALL)
         return fast
+    fast.recorder = CudaRecorder if graphs else None
     fast.kernels, fast.unfused = fused(model.config, fast.dtype, fast.head.modulation.device)
     if spec is not None:
         geometry = spec.geometry
@@ -117,6 +72,7 @@ class FastWan(CausalWan):
         self.attention = Attention(attention)
         self.kernels: Kernels | None = None
         self.unfused = ""
+        self.recorder: Callable[[], Recorder] | None = None
         self._projections = tuple(project(block) for block in self.layers())
         self._clocks: dict[float, Clock] = {}
         self._turns: dict[tuple[int, int, int, int], Tensor] = {}
@@ -131,21 +87,20 @@ class FastWan(CausalWan):
         """Chooses the attention kernel for so many tokens."""
         place = self.head.modulation.device
         shapes = ((1, self.config.heads, count, self.config.head_dim) for count in (queries, keys))
-        q, k = (torch.randn(shape, dtype=self.dtype, device=place) for shape in shapes)
+        drawn = torch.Generator(place).manual_seed(0)
+        q, k = (torch.randn(shape, generator=drawn, dtype=self.dtype, device=place) for shape in shapes)
         self.attention(q, k, k)
 
     def new_cache(self, policy: Policy, geometry: Geometry, batch: int = 1) -> SlotCache:
-        return SlotCache(policy, geometry, batch, self.dtype, self.patch_embedding.weight.device)
+        recorder = self.recorder() if self.recorder is not None else None
+        return SlotCache(policy, geometry, batch, self.dtype, self.patch_embedding.weight.device, recorder=recorder)
 
     def clock(self, t: float) -> Clock:
-        """The moments of a timestep in [0, 1000], computed when it is first met."""
+        """What is taken from a timestep in [0, 1000], computed when it is first met."""
         if t not in self._clocks:
             while len(self._clocks) >= REMEMBERED:
                 del self._clocks[next(iter(self._clocks))]
-            embedding, time = self.read_time(torch.full((1, 1), t, dtype=torch.float32, device=self.head.modulation.device))
-            parts = torch.cat([block.modulation for block in self.layers()]) + time[0]
-            shift, scale = (self.head.modulation + embedding).squeeze(0).unbind(0)
-            self._clocks[t] = Clock(tuple(moment(part) for part in parts), 1 + scale, shift)
+            self._clocks[t] = clock(self, t)
         return self._clocks[t]
 
     def turn(self, start: int, frames: int, rows: int, columns: int) -> Tensor:
@@ -163,25 +118,36 @@ class FastWan(CausalWan):
         """As in `CausalWan`; a timestep per frame goes the readable way."""
         if isinstance(t, Tensor):
             return super().forward(x, t, text, cache, start, probe)
-        tokens = self._through(x, t, text, cache, start, probe, whole=True)
-        rows, columns = x.shape[3] // self.config.patch[1], x.shape[4] // self.config.patch[2]
-        return self.unpatchify(F.linear(tokens, self.head.head.weight, self.head.head.bias), x.shape[1], rows, columns)
+        turn = self.turn(start, x.shape[1], *self._grid(x))
+        if probe is None and isinstance(cache, SlotCache) and cache.recordings and not cache.writable and cache.ready(turn.shape[0]):
+            places = (cache.epoch, text)
+            return cache.recordings.run(t, x, turn, places, lambda x, turn: self._flow(x, t, turn, text, cache, start, None))
+        return self._flow(x, t, turn, text, cache, start, probe)
 
     @torch.inference_mode()
     def remember(self, x: Tensor, t: Tensor | float, text: TextKV, cache: KVCache, start: int) -> None:
         if isinstance(t, Tensor):
             super().forward(x, t, text, cache, start)
         else:
-            self._through(x, t, text, cache, start, None, whole=False)
+            self._through(x, t, self.turn(start, x.shape[1], *self._grid(x)), text, cache, start, None, whole=False)
 
-    def _through(self, x: Tensor, t: float, text: TextKV, cache: KVCache, start: int, probe: Probe | None, *, whole: bool) -> Tensor:
+    def _grid(self, x: Tensor) -> tuple[int, int]:
+        """Rows and columns of tokens in a frame of latents."""
+        return x.shape[3] // self.config.patch[1], x.shape[4] // self.config.patch[2]
+
+    def _flow(self, x: Tensor, t: float, turn: Tensor, text: TextKV, cache: KVCache, start: int, probe: Probe | None) -> Tensor:
+        tokens = self._through(x, t, turn, text, cache, start, probe, whole=True)
+        return self.unpatchify(F.linear(tokens, self.head.head.weight, self.head.head.bias), x.shape[1], *self._grid(x))
+
+    def _through(
+        self, x: Tensor, t: float, turn: Tensor, text: TextKV, cache: KVCache, start: int, probe: Probe | None, *, whole: bool
+    ) -> Tensor:
         """Normed tokens [b, L, D] before the final projection; not `whole`, the last layer only hands over its keys and values."""
-        rows, columns = x.shape[3] // self.config.patch[1], x.shape[4] // self.config.patch[2]
-        clock, turn, eps = self.clock(t), self.turn(start, x.shape[1], rows, columns), self.config.eps
+        times, eps = self.clock(t), self.config.eps
         residual_norm = ops.residual_norm if self.kernels is None else self.kernels.residual_norm
         tokens = self.patchify(x).contiguous()
-        inner = F.layer_norm(tokens, tokens.shape[-1:], clock.layers[0].weight, clock.layers[0].bias, eps)
-        for layer, (block, projection, now) in enumerate(zip(self.layers(), self._projections, clock.layers)):
+        inner = F.layer_norm(tokens, tokens.shape[-1:], times.layers[0].weight, times.layers[0].bias, eps)
+        for layer, (block, projection, now) in enumerate(zip(self.layers(), self._projections, times.layers)):
             qkv = F.linear(inner, projection.weight, projection.bias).unflatten(-1, (3, self.config.heads, -1))
             last = layer == self.config.layers - 1
             if last and not whole:
@@ -193,7 +159,7 @@ class FastWan(CausalWan):
             inner = residual_norm(tokens, y, now.gate, block.norm3.weight, block.norm3.bias, eps)
             inner = residual_norm(tokens, self._read(block, inner, text[layer]), None, now.ffn_weight, now.ffn_bias, eps)
             y = block.ffn(inner)
-            weight, bias = (clock.weight, clock.bias) if last else (clock.layers[layer + 1].weight, clock.layers[layer + 1].bias)
+            weight, bias = (times.weight, times.bias) if last else (times.layers[layer + 1].weight, times.layers[layer + 1].bias)
             inner = residual_norm(tokens, y, now.ffn_gate, weight, bias, eps)
         return inner
 

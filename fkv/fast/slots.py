@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from fkv.cache import HeadGroup, KVCache, Policy
+from fkv.fast.graphs import Recorder, Recordings
 from fkv.spec import Geometry
 
 
@@ -47,8 +48,8 @@ class Slot:
 
 
 class SlotCache(KVCache):
-    """A `KVCache` whose groups lie in slots. With `fixed`, slots stay where they are for as long as their sizes do, as recorded work needs;
-    otherwise every commit takes new ones, and what was read from the old stays as it was.
+    """A `KVCache` whose groups lie in slots. Every commit takes new ones, and what was read from the old stays as it was; but where passes
+    are recorded, slots stay in place for as long as their sizes do, and `epoch` is another object when they have not.
     """
 
     def __init__(
@@ -59,10 +60,12 @@ class SlotCache(KVCache):
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
         *,
-        fixed: bool = False,
+        recorder: Recorder | None = None,
     ) -> None:
         super().__init__(policy, geometry, batch, dtype, device)
-        self.fixed = fixed
+        self.recordings = Recordings(recorder) if recorder is not None else None
+        self.fixed = recorder is not None
+        self.epoch = object()
         self.slots: list[list[Slot]] = [[] for _ in range(geometry.layers)]
         self._places: dict[tuple[int, ...], Tensor] = {}
         self._plain = type(self.policy).load is Policy.load
@@ -79,6 +82,10 @@ class SlotCache(KVCache):
             self._touched[layer] = 2 * self.batch * self.geometry.head_dim * self.dtype.itemsize * (kept + self.geometry.heads * tokens)
         return slots
 
+    def ready(self, tokens: int) -> bool:
+        """Whether a noisy pass of so many tokens finds all it attends to in slots."""
+        return all(self.rooms(layer, tokens) is not None for layer in range(self.geometry.layers))
+
     def place(self, slot: Slot) -> Tensor:
         """Every head's number in a slot, -1 where it is not in it: int32 [h]."""
         if slot.members not in self._places:
@@ -91,7 +98,8 @@ class SlotCache(KVCache):
         """Moves every group into a slot, layer by layer, so that at most one layer is held three times."""
         for layer in range(len(layers)):
             groups, layers[layer] = layers[layer], []
-            before = {slot.members: slot for slot in self.slots[layer]} if self.fixed else {}
+            old = self.slots[layer]
+            before = {slot.members: slot for slot in old} if self.fixed else {}
             self.layers[layer], self.slots[layer] = [], []
             for group in groups:
                 slot = self._slot(group, before.get(group.members))
@@ -99,6 +107,8 @@ class SlotCache(KVCache):
                 k, v = slot.both.narrow(3, 0, slot.kept).unbind(0)
                 self.slots[layer].append(slot)
                 self.layers[layer].append(replace(group, heads=slot.heads, k=k, v=v))
+            if list(map(id, old)) != list(map(id, self.slots[layer])):
+                self.epoch = object()
         return self.layers
 
     def _slot(self, group: HeadGroup, before: Slot | None) -> Slot:

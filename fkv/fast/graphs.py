@@ -1,0 +1,97 @@
+"""CUDA graphs for noisy passes: what a pass does is recorded once for each phase and timestep, and replayed without Python.
+
+A recording reads fixed places: its own copies of the latents and of the rotation, the lane's fixed slots, the prompt's keys and values. It
+is made the second time a pass is met, so that kernels have been chosen and compiled, checked against the pass itself, and forgotten with
+the slots or the prompt it reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+Work = Callable[[Tensor, Tensor], Tensor]
+Replay = Callable[[], object]
+ALLOWED = 1e-2  # share of the largest value by which a replay may differ from the pass it was recorded from
+
+
+class Recorder(Protocol):
+    """Runs work once while noting what it does; gives what does it again, and where the result lies then."""
+
+    def __call__(self, work: Callable[[], Tensor]) -> tuple[Replay, Tensor]: ...
+
+
+class CudaRecorder:
+    """Records into CUDA graphs that share one pool of memory: a result is to be copied before the next replay."""
+
+    def __init__(self) -> None:
+        self.pool: Any = None
+
+    def __call__(self, work: Callable[[], Tensor]) -> tuple[Replay, Tensor]:
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self.pool):
+            out = work()
+        self.pool = graph.pool()
+        return graph.replay, out
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One recorded pass and the places it reads."""
+
+    x: Tensor
+    turn: Tensor
+    replay: Replay
+    out: Tensor
+
+    def again(self, x: Tensor, turn: Tensor) -> Tensor:
+        self.x.copy_(x)
+        self.turn.copy_(turn)
+        self.replay()
+        return self.out.clone()
+
+
+@dataclass
+class Recordings:
+    """A lane's recordings by timestep and shape, as long as its slots and its prompt stay what they are."""
+
+    recorder: Recorder
+    made: dict[tuple[float, torch.Size], Recording | None] = field(default_factory=dict)
+    places: tuple[object, ...] = ()
+    replayed: int = 0
+    refused: str = ""
+
+    def run(self, t: float, x: Tensor, turn: Tensor, places: tuple[object, ...], work: Work) -> Tensor:
+        """The result of `work(x, turn)`, replayed where it can be. `places`, compared by identity, are all else that the work reads."""
+        if len(self.places) != len(places) or any(old is not new for old, new in zip(self.places, places)):
+            self.made, self.places = {}, places
+        key = (t, x.shape)
+        if self.refused or key not in self.made:
+            self.made.setdefault(key, None)
+            return work(x, turn)
+        found = self.made[key] or self._record(key, x, turn, work)
+        if found is None:
+            return work(x, turn)
+        self.replayed += 1
+        return found.again(x, turn)
+
+    def _record(self, key: tuple[float, torch.Size], x: Tensor, turn: Tensor, work: Work) -> Recording | None:
+        """A recording that gives what the work gives; None, for good and with the reason, where there is none."""
+        wanted = work(x, turn)
+        own = (x.clone(), turn.clone())
+        try:
+            replay, out = self.recorder(lambda: work(*own))
+        except RuntimeError as error:
+            self.refused = str(error).splitlines()[0]
+            return None
+        found = Recording(*own, replay, out)
+        apart = float((found.again(x, turn).float() - wanted.float()).abs().max() / wanted.float().abs().max())
+        if not apart <= ALLOWED:
+            self.refused = f"a replay differs from its pass by {apart:.1e}"
+            return None
+        self.made[key] = found
+        return found

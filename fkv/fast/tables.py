@@ -1,0 +1,69 @@
+"""What is computed once: everything a network takes from a timestep, and its projections merged in place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from fkv.wan import Block, CausalWan
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What one layer takes from a timestep, each [D]: weight and bias of its two modulated norms, and their gates."""
+
+    weight: Tensor
+    bias: Tensor
+    gate: Tensor
+    ffn_weight: Tensor
+    ffn_bias: Tensor
+    ffn_gate: Tensor
+
+
+@dataclass(frozen=True)
+class Clock:
+    """All layers' moments at one timestep, and weight and bias of the final norm."""
+
+    layers: tuple[Moment, ...]
+    weight: Tensor
+    bias: Tensor
+
+
+@dataclass(frozen=True)
+class Projection:
+    """One layer's merged query, key and value: weight [3 * D, D], bias [3 * D], and the norm weights of queries and keys [2, D]."""
+
+    weight: Tensor
+    bias: Tensor
+    norm: Tensor
+
+
+def moment(part: Tensor) -> Moment:
+    """A layer's moment from its modulation [6, D]: shift, scale, gate, and the same of the feed-forward."""
+    shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = part.unbind(0)
+    return Moment(1 + scale, shift, gate, 1 + ffn_scale, ffn_shift, ffn_gate)
+
+
+def joined(parameters: Sequence[nn.Parameter]) -> Tensor:
+    """The parameters end to end in one storage, of which each becomes a view: nothing is held twice."""
+    whole = torch.cat([parameter.data for parameter in parameters])
+    for parameter, part in zip(parameters, whole.split([len(parameter) for parameter in parameters])):
+        parameter.data = part
+    return whole
+
+
+def project(block: Block) -> Projection:
+    attn = block.self_attn
+    weight, bias = (joined([getattr(linear, name) for linear in (attn.q, attn.k, attn.v)]) for name in ("weight", "bias"))
+    return Projection(weight, bias, joined([attn.norm_q.weight, attn.norm_k.weight]).unflatten(0, (2, -1)))
+
+
+def clock(model: CausalWan, t: float) -> Clock:
+    """The moments of a timestep in [0, 1000]."""
+    embedding, time = model.read_time(torch.full((1, 1), t, dtype=torch.float32, device=model.head.modulation.device))
+    parts = torch.cat([block.modulation for block in model.layers()]) + time[0]
+    shift, scale = (model.head.modulation + embedding).squeeze(0).unbind(0)
+    return Clock(tuple(moment(part) for part in parts), 1 + scale, shift)

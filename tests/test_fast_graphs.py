@@ -1,0 +1,111 @@
+"""Recorded passes: a replay without Python gives what the pass gives, for every later chunk, and is forgotten with what it reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+from fkv.fast import SlotCache, prepare
+from fkv.fast.graphs import Recorder, Recordings
+from fkv.fast.model import FastWan
+from fkv.stream import Stream, seeded_noise
+from tests.test_fast import fast_stream
+from tests.tiny import tiny_model, tiny_policy, tiny_spec, tiny_text
+
+
+class Tape(TorchDispatchMode):
+    """What a CUDA graph is, on a CPU: the operations of some work with their numbers and the very tensors they touched; no Python."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps: list[tuple[Any, Any, Any, Any]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        self.steps.append((func, args, kwargs or {}, out))
+        return out
+
+    def again(self, wanted: Tensor) -> Tensor:
+        made: dict[int, Tensor] = {}
+
+        def now(value: Any) -> Any:
+            return made.get(id(value), value)
+
+        for func, args, kwargs, out in self.steps:
+            fresh = func(*tree_map(now, args), **tree_map(now, kwargs))
+            made.update((id(old), new) for old, new in zip(tree_leaves(out), tree_leaves(fresh)))
+        return made[id(wanted)]
+
+
+def tape(work: Callable[[], Tensor]) -> tuple[Callable[[], object], Tensor]:
+    with Tape() as written:
+        out = work()
+    place = out.clone()
+    return lambda: place.copy_(written.again(out)), place
+
+
+def recorded_stream(text: str, recorder: Recorder = tape) -> Stream:
+    spec = tiny_spec()
+    model = prepare(tiny_model(spec))
+    model.recorder = lambda: recorder
+    return Stream(model, spec, tiny_text(spec), tiny_policy(text, spec.geometry), seeded_noise(0, spec))
+
+
+def recordings(stream: Stream) -> Recordings:
+    assert isinstance(stream.cache, SlotCache)
+    assert stream.cache.recordings is not None
+    return stream.cache.recordings
+
+
+@pytest.mark.parametrize("text", ["full:9", "forcing-kv"])
+def test_replayed_passes_draw_the_same_frames_also_across_a_change_of_prompt(text: str) -> None:
+    recorded, plain = recorded_stream(text), fast_stream(tiny_spec(), text)
+    for chunk in range(10):
+        if chunk == 6:
+            for stream in (recorded, plain):
+                stream.recache(text=tiny_text(stream.spec, seed=1))
+        assert recorded.step().latents.equal(plain.step().latents), f"chunk {chunk}"
+        assert recorded.cache.read_bytes == plain.cache.read_bytes
+    assert recordings(recorded).replayed >= 4
+    assert recordings(recorded).refused == ""
+
+
+def test_a_recorder_that_fails_or_lies_is_not_used_again_and_says_why() -> None:
+    def fails(work: Callable[[], Tensor]) -> tuple[Callable[[], object], Tensor]:
+        raise RuntimeError("operation not permitted\nwhile capturing")
+
+    def lies(work: Callable[[], Tensor]) -> tuple[Callable[[], object], Tensor]:
+        return (lambda: None), 2 * work()
+
+    for recorder, reason in ((fails, "operation not permitted"), (lies, "a replay differs from its pass by 1.0e+00")):
+        stream, plain = recorded_stream("full:6", recorder), fast_stream(tiny_spec(), "full:6")
+        for _ in range(4):
+            assert stream.step().latents.equal(plain.step().latents)
+        assert recordings(stream).refused == reason
+        assert recordings(stream).replayed == 0
+
+
+def test_graphs_without_cuda_are_refused() -> None:
+    with pytest.raises(ValueError, match="graphs need a CUDA device and the model is on cpu; leave --graphs out"):
+        prepare(tiny_model(tiny_spec()), graphs=True)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")
+@pytest.mark.parametrize("text", ["full:9", "window:sink=1,recent=5", "forcing-kv"])
+def test_on_a_gpu_graphs_draw_what_passes_draw(text: str) -> None:
+    spec, device = tiny_spec(head_dim=16), torch.device("cuda")
+    policy, noise = tiny_policy(text, spec.geometry), seeded_noise(0, spec, 1, device)
+    models = [prepare(tiny_model(spec).to(device), spec, "math", graphs=graphs) for graphs in (True, False)]
+    streams = [Stream(model, spec, tiny_text(spec).to(device), policy, noise) for model in models]
+    assert isinstance(models[0], FastWan)
+    for _ in range(8):
+        recorded, plain = (stream.step().latents for stream in streams)
+        torch.testing.assert_close(recorded, plain, atol=1e-4, rtol=0)
+    assert recordings(streams[0]).replayed > 0
