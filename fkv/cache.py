@@ -65,6 +65,11 @@ class Policy:
         """The fields a person may set, in order."""
         return [item for item in fields(cls) if "label" in item.metadata and item.default is not MISSING]
 
+    @classmethod
+    def of(cls, *numbers: int) -> Policy:
+        """The policy that the short form `name:number:number` stands for. Raises ValueError where there is none."""
+        raise ValueError(f"{cls.name}: {':'.join(map(str, numbers))} has one colon too many; write key=value with commas between")
+
     @property
     def label(self) -> str:
         """A few words for the caption of a pane."""

@@ -25,7 +25,7 @@ class Moment(Protocol):
 
     def synchronize(self) -> None: ...
 
-    def elapsed_time(self, later: Any) -> float: ...
+    def elapsed_time(self, end_event: Any, /) -> float: ...
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Instant:
     def synchronize(self) -> None:
         """Work on the CPU is done when it returns."""
 
-    def elapsed_time(self, later: Instant) -> float:
+    def elapsed_time(self, later: Instant, /) -> float:
         return 1000 * (later.seconds - self.seconds)
 
 
@@ -187,7 +187,13 @@ def memory_bytes(device: torch.device | str = "cpu") -> int:
 
 def peak_bytes(device: torch.device | str = "cpu") -> int:
     """The most memory this process has used so far: allocated on a CUDA device, else resident; 0 where the system does not say."""
-    return torch.cuda.max_memory_allocated(device) if torch.device(device).type == "cuda" else _peak_resident()
+    if torch.device(device).type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:  # the kernel's own record of this program; `getrusage` also remembers the one that started it
+        with open("/proc/self/status") as status:
+            return next(1024 * int(line.split()[1]) for line in status if line.startswith("VmHWM"))
+    except (OSError, StopIteration):
+        return _peak_resident()
 
 
 def _peak_resident() -> int:

@@ -45,7 +45,7 @@ class Event:
     def synchronize(self) -> None:
         self.waited = True
 
-    def elapsed_time(self, later: Event) -> float:
+    def elapsed_time(self, later: Event, /) -> float:
         return 1000 * (later.time - self.time)
 
 

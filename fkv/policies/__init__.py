@@ -1,6 +1,7 @@
 """KV methods, one file each. A class here with a `name` is a policy; nothing else has to know it.
 
-A policy is written `name`, `name:key=value,...` or with values in the order of its parameters: `full:21`, `window:sink=3,recent=9`.
+A policy is written `name`, `name:key=value,...` or with values in the order of its parameters: `full:21`, `window:sink=3,recent=9`. Some
+have a short form of numbers between colons: `window:12:3` is a window of 12 frames of which 3 are the sink.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ def parse(text: str) -> Policy:
     known = discover()
     if name not in known:
         raise ValueError(f"policy {name!r} is unknown; use one of: {', '.join(known)}")
+    if ":" in rest and "=" not in rest:
+        return known[name].of(*(_number(name, "value", value.strip(), int) for value in rest.split(":")))
     parameters = {item.name: item.default for item in known[name].parameters()}
     values: dict[str, Any] = {}
     for place, part in enumerate(filter(None, (part.strip() for part in rest.split(",")))):

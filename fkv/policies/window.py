@@ -26,6 +26,14 @@ class Window(Policy):
     recent: int = parameter(9, "Recent", "Newest frames attended to, the current chunk included", minimum=1, maximum=4096)
     on_switch: str = parameter("keep", "Sink at a switch", "Whether the sink outlives a change of prompt", choices=("keep", "renew"))
 
+    @classmethod
+    def of(cls, *numbers: int) -> Policy:
+        """`window:12:3`: 12 frames, the current chunk included, of which 3 are the sink."""
+        if len(numbers) != 2:
+            return super().of(*numbers)
+        frames, sink = numbers
+        return cls(sink=sink, recent=frames - sink)
+
     @property
     def label(self) -> str:
         return f"Window, {self.sink} first + {self.recent} newest"
