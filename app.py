@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import functools
 import os
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from fkv.spec import MODELS, POCKET
+from fkv.spec import MODELS, POCKET, find
+
+if TYPE_CHECKING:
+    from fkv.ui import Backend
 
 ADDRESS, PORT, SEATS, CHUNKS = "127.0.0.1", 7860, 2, 360
 
@@ -19,6 +22,9 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--host", default=host, help=f"address to listen on (default {host}; 0.0.0.0 for every interface)")
     parser.add_argument("--port", type=int, default=port, help=f"port to listen on (default {port})")
     parser.add_argument("--model", choices=[spec.name for spec in MODELS], default=POCKET.name, help="model shown first")
+    parser.add_argument("--download", action="store_true", help="fetch what is missing of a published model when it is chosen")
+    parser.add_argument("--resolution", default=None, help="480p, 720p, 1080p, a smaller one, or rows x columns, for published models")
+    parser.add_argument("--random-weights", action="store_true", help="the true shapes without the weights: for timing and memory")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1 (default auto)")
     parser.add_argument("--seats", type=int, default=SEATS, help=f"visitors that may run at once (default {SEATS})")
     parser.add_argument("--chunks", type=int, default=CHUNKS, help=f"chunks after which a run ends, 0 for never (default {CHUNKS})")
@@ -32,19 +38,40 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     return found
 
 
+def backend(chosen: argparse.Namespace) -> Backend:
+    """What the page asks of the engine room. All models share one lock, so that one is loaded between the chunks of another."""
+    from fkv.engine import Engine, Turns, available, load, model_facts, profile_facts
+    from fkv.fetch import News
+    from fkv.planner import size_of
+    from fkv.session import Session
+    from fkv.ui import Backend
+
+    news, turns = News(), Turns()
+    opening = {"device": chosen.device, "download": chosen.download, "random_weights": chosen.random_weights}
+
+    def opened(name: str) -> Engine:
+        spec = find(name)
+        size = None if spec.net.places else size_of(chosen.resolution)
+        return load(spec, size=size, report=news.report, lock=turns, **opening)
+
+    def models() -> list[tuple[str, str]]:
+        rows = () if chosen.download or chosen.random_weights else available(chosen.device)
+        absent = {row.spec.name for row in rows if row.reason}
+        return [(f"{spec.title} (not here)" if spec.name in absent else spec.title, spec.name) for spec in MODELS]
+
+    return Backend(opened, lambda engine: (model_facts(engine), profile_facts(engine)), Session, progress=lambda: news.text, models=models)
+
+
 def main(given: Sequence[str] | None = None) -> None:
     """Builds the page, loads the model in the background and serves until stopped."""
     chosen = arguments(given)
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     os.environ["NO_PROXY"] = ",".join(filter(None, (os.environ.get("NO_PROXY"), "127.0.0.1,localhost")))
 
-    from fkv.engine import load, model_facts, profile_facts
-    from fkv.session import Session
     from fkv.text import EXAMPLES
-    from fkv.ui import Backend, build
+    from fkv.ui import build
 
-    backend = Backend(functools.partial(load, device=chosen.device), lambda engine: (model_facts(engine), profile_facts(engine)), Session)
-    page = build(backend, examples=EXAMPLES, seats=chosen.seats, chunks=chosen.chunks, model=chosen.model)
+    page = build(backend(chosen), examples=EXAMPLES, seats=chosen.seats, chunks=chosen.chunks, model=chosen.model)
     page.shelf.want(chosen.model)
     place = {"server_name": chosen.host, "server_port": chosen.port, "root_path": chosen.root_path}
     try:

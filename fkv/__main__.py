@@ -1,16 +1,21 @@
-"""`python -m fkv COMMAND`: generate, profile, bench, record, figures, doctor, train. Exit status 0, 2 with one line on bad arguments,
-130 when interrupted."""
+"""`python -m fkv COMMAND`: generate, profile, bench, record, figures, doctor, fetch, embed, train. Exit status 0, 2 with one line on bad
+arguments, 130 when interrupted."""
 
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 import tempfile
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from fkv.heads import HeadProfile
 
 INTERRUPTED = 130
 PROMPT = "a red ball bouncing and a blue star orbiting over green hills"
+RESOLUTION = "480p, 720p, 1080p, a smaller one, or rows x columns (default: the model's own)"
 POLICY = "written name, name:key=value,... or with values in order: full, full:21, window:sink=3,recent=9, forcing-kv:sink=1"
 
 
@@ -92,6 +97,9 @@ def parser() -> Parser:
             "--dtype", choices=("auto", "float32", "bfloat16"), default="auto", help="default: bfloat16 on CUDA, else float32"
         )
         command.add_argument("--threads", type=count, help="CPU threads (default: all that may be used)")
+        command.add_argument("--resolution", help=RESOLUTION)
+        command.add_argument("--decoder", default="", help="decoder of Wan models: taehv (live) or wan-vae (exact, slow) (default: taehv)")
+        command.add_argument("--random-weights", action="store_true", help="the true shapes without the weights: for timing and memory")
 
     generate = add("generate", "generate one video in two lanes, side by side, and measure it")
     common(generate)
@@ -110,7 +118,15 @@ def parser() -> Parser:
     profile.add_argument(
         "--prompts", type=count, default=16, help="prompts to measure on; 2 or more give errors and a stability (default: 16)"
     )
-    profile.add_argument("--json", type=output, default="heads.json", help="where the profile goes (default: heads.json)")
+    profile.add_argument("--chunks", type=count, default=3, help="chunks measured of each prompt, once the window is full (default: 3)")
+    profile.add_argument("--skip-first", type=whole, choices=(1, 3), default=1, help="first key frames left out of the score (default: 1)")
+    classes = profile.add_mutually_exclusive_group()
+    classes.add_argument("--threshold", type=share, help="static from this score on (default: 0.8, by rank where that empties a class)")
+    classes.add_argument("--quota", type=share, help="this share of every layer's heads is static, those with the highest scores")
+    profile.add_argument("--sampling-error", action="store_true", help="also measure how far the live, sampled scores lie from these")
+    profile.add_argument("--from", dest="source", type=Path, metavar="FILE", help="measure nothing: read a profile, say what is in it")
+    profile.add_argument("--published", action="store_true", help="write the format that the released Forcing-KV reads")
+    profile.add_argument("--json", type=output, help="where the profile goes (default: heads.json; with --from: nowhere)")
 
     bench = add("bench", "time policies against each other, interleaved chunk by chunk, with paired ratios")
     common(bench)
@@ -124,6 +140,11 @@ def parser() -> Parser:
     bench.add_argument("--seed", type=whole, default=0, help="seed of the noise (default: 0)")
     bench.add_argument("--threshold", type=share, help="head score from which a head is static (default: as the profile says)")
     bench.add_argument("--json", type=output, help="every measurement and the figures, with device, versions and commit")
+    bench.add_argument(
+        "--attention", default="auto", help="attention kernel: auto (the fastest that agrees), sdpa, cudnn, flash, math, ..."
+    )
+    bench.add_argument("--graphs", action="store_true", help="replay noisy passes as CUDA graphs")
+    bench.add_argument("--memory", action="store_true", help="also run each policy alone, in a fresh process, for its peak memory")
     bench.add_argument("--markdown", action="store_true", help="print the figures as a Markdown table")
 
     record = add("record", "record one run with everything the lesson shows, so that it needs no model")
@@ -136,7 +157,17 @@ def parser() -> Parser:
     )
 
     add("figures", "write the README's table of figures from the measurement files in assets")
-    add("doctor", "say what is installed, what the machine offers and what will run")
+    doctor = add("doctor", "say what is installed, what the machine offers and what will run, or what one model would need")
+    doctor.add_argument("--model", help="a model to look into before anything of it is fetched")
+    doctor.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
+    doctor.add_argument("--resolution", help=RESOLUTION)
+    fetch = add("fetch", "download what is missing of a published model")
+    fetch.add_argument("--model", required=True, help="the model whose files are to be fetched")
+    fetch.add_argument("--text", action="store_true", help="the text encoder too, which is larger than all the rest")
+    embed = add("embed", "store the embeddings of example prompts, which then need no text encoder")
+    embed.add_argument("--model", required=True, help="a model with the text encoder to use")
+    embed.add_argument("--prompts", type=Path, help="a file with one prompt a line (default: the written examples)")
+    embed.add_argument("--out", type=output, help="where they go (default: assets/prompts/umt5.safetensors, which every run reads)")
     train = commands.add_parser("train", help="train the pocket model (train --help says how)", add_help=False)
     train.add_argument("rest", nargs=argparse.REMAINDER)
     return top
@@ -145,10 +176,14 @@ def parser() -> Parser:
 def load(arguments: argparse.Namespace):
     import torch
 
-    from fkv import engine
+    from fkv import engine, planner
 
     dtype = None if arguments.dtype == "auto" else getattr(torch, arguments.dtype)
-    return engine.load(arguments.model, arguments.device, dtype, threads=arguments.threads or 0)
+    return engine.load(
+        arguments.model, arguments.device, dtype, threads=arguments.threads or 0, random_weights=arguments.random_weights,
+        size=planner.size_of(arguments.resolution), codec=arguments.decoder,
+        attention=getattr(arguments, "attention", "auto"), graphs=getattr(arguments, "graphs", False),
+    )  # fmt: skip
 
 
 def run_generate(arguments: argparse.Namespace) -> int:
@@ -178,6 +213,10 @@ def run_bench(arguments: argparse.Namespace) -> int:
     engine = load(arguments)
     with machine.interruptible() as stop, tqdm(total=arguments.chunks, unit="chunk") as bar:
         found = bench.run(engine, bench.split_policies(arguments.policies), settings, lambda chunk: bar.update(), lambda: stop.asked)
+    words = bench.words(arguments, parser().parse_args(["bench"]))
+    found["command"] = shlex.join(["python", "-m", "fkv", "bench", *words, "--policies", arguments.policies])
+    if arguments.memory and not found["interrupted"]:
+        bench.alone(found, words, bench.in_a_fresh_process)
     if arguments.json:
         write_json(arguments.json, found)
     print(bench.table(found) if arguments.markdown else bench.sentences(found))
@@ -185,23 +224,61 @@ def run_bench(arguments: argparse.Namespace) -> int:
 
 
 def run_profile(arguments: argparse.Namespace) -> int:
+    from fkv import profiling
+    from fkv.generate import write_text
+
+    complete = True
+    if arguments.source:
+        profile = read_profile(arguments)
+    else:
+        profile, complete = measured_profile(arguments)
+    path = arguments.json or (None if arguments.source else Path("heads.json"))
+    if path:
+        write_text(path, (profile.to_published() if arguments.published else profile.to_json()) + "\n")
+    print(profiling.told(profile))
+    return 0 if complete else INTERRUPTED
+
+
+def read_profile(arguments: argparse.Namespace) -> HeadProfile:
+    """A profile from a file, checked against the model, and how it agrees with the bundled one."""
+    from fkv import engine, profiling
+    from fkv.heads import HeadProfile
+    from fkv.spec import find
+
+    spec = find(arguments.model)
+    profile = HeadProfile.from_json(arguments.source.read_text(encoding="utf-8"), spec.geometry)
+    if arguments.threshold is not None or arguments.quota is not None:
+        profile = profiling.classed(profile, arguments.threshold, arguments.quota)
+    bundled = engine.ROOT / spec.heads if spec.heads else None
+    if bundled and bundled.is_file():
+        print(profiling.compared(profile, HeadProfile.from_json(bundled.read_text(), spec.geometry), "the bundled profile"))
+    return profile
+
+
+def measured_profile(arguments: argparse.Namespace) -> tuple[HeadProfile, bool]:
+    """A profile measured under a progress bar, and whether all prompts are in it; Ctrl-C keeps those that are."""
+    from dataclasses import replace
+
     from tqdm import tqdm
 
-    from fkv.generate import write_text
-    from fkv.pocket.evaluate import profile_heads
+    from fkv import machine, profiling
 
-    engine = load(arguments)
-    with tqdm(unit="chunk") as bar:
+    path = arguments.json or Path("heads.json")
+    engine, recipe = load(arguments), profiling.Recipe(arguments.prompts, arguments.chunks, arguments.skip_first)
+    with machine.interruptible() as stop, tqdm(unit="chunk") as bar:
 
         def progress(done: int, due: int) -> None:
             bar.total = due
             bar.update(done - bar.n)
 
-        profile = profile_heads(engine, arguments.prompts, progress)
-    write_text(arguments.json, profile.to_json() + "\n")
-    stability = "".join(f", split-half correlation over {name} {value:.3f}" for name, value in profile.stability.items())
-    print(f"{100 * profile.share:.0f} % of {profile.layers * profile.heads} heads are static by rule: {profile.rule}{stability}")
-    return 0
+        part = path.with_name(path.name + ".measured")
+        profile, complete = profiling.calibrate(engine, recipe, part, progress, lambda: stop.asked)
+        profile = profiling.classed(profile, arguments.threshold, arguments.quota)
+        if arguments.sampling_error and complete:
+            bar.reset()
+            found = profiling.sampling_error(engine, min(4, arguments.prompts), progress=progress)
+            profile = replace(profile, sampling=found | {"live": profiling.live_cost(engine)})
+    return profile, complete
 
 
 def run_record(arguments: argparse.Namespace) -> int:
@@ -223,10 +300,32 @@ def run_record(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def run_doctor(_: argparse.Namespace) -> int:
-    from fkv.doctor import report
+def run_doctor(arguments: argparse.Namespace) -> int:
+    from fkv import doctor, engine, planner
+    from fkv.spec import find
 
-    return report()
+    if arguments.model is None:
+        return doctor.report()
+    spec, device = find(arguments.model), engine.pick_device(arguments.device)
+    return doctor.report(doctor.model(spec, device, size=planner.size_of(arguments.resolution)))
+
+
+def run_fetch(arguments: argparse.Namespace) -> int:
+    from fkv import fetch
+    from fkv.spec import find
+
+    left = fetch.fetch(find(arguments.model), text=arguments.text)
+    print("\n".join(left) or f"everything {arguments.model} needs is here")
+    return 0
+
+
+def run_embed(arguments: argparse.Namespace) -> int:
+    from fkv import fetch, parts
+    from fkv.spec import find
+
+    out = arguments.out or parts.BUNDLE
+    print(f"{fetch.embed(find(arguments.model), out, arguments.prompts)} prompts stored in {out}")
+    return 0
 
 
 def run_figures(_: argparse.Namespace) -> int:
@@ -246,7 +345,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     commands = {
         "generate": run_generate, "bench": run_bench, "profile": run_profile, "record": run_record, "figures": run_figures,
-        "doctor": run_doctor,
+        "doctor": run_doctor, "fetch": run_fetch, "embed": run_embed,
     }  # fmt: skip
     try:
         return commands[arguments.command](arguments)

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import importlib.util
 import platform
+import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 
-from fkv import engine, machine
+from fkv import engine, hub, machine, meter, parts, planner, policies
 from fkv.attention import probe_backends
+from fkv.cache import Roles
+from fkv.heads import HeadProfile
+from fkv.hub import gigabytes
 from fkv.spec import MODELS, ModelSpec
 
 NEEDED = ("torch", "gradio", "plotly", "numpy", "safetensors", "pillow", "imageio-ffmpeg")
+LANES = ("full:21", "forcing-kv")
+Finding = tuple[bool, str, str]  # in order, what, finding
 
 
 def examine() -> Iterator[tuple[bool, str, str]]:
@@ -26,13 +32,13 @@ def examine() -> Iterator[tuple[bool, str, str]]:
     yield True, "cpu", f"{machine.cpu_model()}, {engine.cores()} cores usable, torch uses {torch.get_num_threads()} threads"
     yield from devices()
     yield ffmpeg()
-    broken: list[str] = []
-    for spec in MODELS:
-        for order, what, finding in weights(spec):
-            broken += [] if order else [spec.name]
-            yield order, what, finding
-    working = [spec.name for spec in MODELS if spec.name not in broken]
+    working: list[str] = []
     device = engine.pick_device()
+    for spec in MODELS:
+        reason = engine.obstacle(spec, device) if spec.repo else ""
+        findings = [(True, spec.name, reason)] if reason else list(weights(spec))
+        working += [spec.name] if findings[0][0] and not reason else []
+        yield from findings
     text = f"{', '.join(working)} on {device}: `python app.py`, `python -m fkv generate`, `python -m fkv bench`" if working else "nothing"
     yield bool(working), "will run", text
 
@@ -65,7 +71,10 @@ def ffmpeg() -> tuple[bool, str, str]:
 
 
 def weights(spec: ModelSpec) -> Iterator[tuple[bool, str, str]]:
-    """Whether a model loads, and its head profile."""
+    """Whether a model loads, and its head profile; of a published one only that its files are here."""
+    if spec.repo:
+        yield True, spec.name, f"its files are here; run `python -m fkv doctor --model {spec.name}`"
+        return
     try:
         loaded = engine.load(spec)
     except (ValueError, OSError) as error:
@@ -80,9 +89,106 @@ def weights(spec: ModelSpec) -> Iterator[tuple[bool, str, str]]:
         yield True, f"{spec.name} heads", f"{100 * profile.share:.0f} % static by rule: {profile.rule}"
 
 
-def report() -> int:
-    """Prints every finding as it is made; 0 if something will run."""
-    order = True
-    for order, what, finding in examine():
+def model(spec: ModelSpec, device: torch.device, *, lanes: Sequence[str] = LANES, size: planner.Size | None = None) -> Iterator[Finding]:
+    """What a model would need on a device, before anything of it is fetched: size, licence, memory by lane, speed, what is missing."""
+    spec = planner.resized(spec, size) if size else spec
+    itemsize = 2 if device.type == "cuda" else 4
+    dtype = "bfloat16" if itemsize == 2 else "float32"
+    net = spec.net
+    count = planner.parameters(net)
+    yield True, "model", f"{spec.title}: {count / 1e9:.2f} billion parameters, {net.layers} layers of {net.heads} heads"
+    yield True, "licence", spec.licence or f"not known here; read the model card on https://huggingface.co/{spec.repo}"
+    if spec.note:
+        yield True, "note", spec.note
+    yield from missing(spec, count)
+    wanted = planner.Wanted(spec, tuple(policies.parse(lane) for lane in lanes), itemsize=itemsize, cuda=device.type == "cuda")
+    roles = profile_roles(spec)
+    try:
+        yield from sizes(wanted, planner.plan(wanted, roles), dtype)
+    except ValueError as error:
+        yield False, "memory", str(error)
+        return
+    there = parts.memory(device)
+    yield True, "device", f"{device}, {gigabytes(there)} in all" if there else f"{device}; the system does not say how much memory it has"
+    if there:
+        yield fits(wanted, there, roles)
+    yield from speed(wanted, roles, device)
+
+
+def missing(spec: ModelSpec, count: int) -> Iterator[Finding]:
+    """What is here of a model and what is not, the room for it on the disk, and whether the Hub answers."""
+    needs = parts.needs(spec)
+    for need in needs:
+        size = f" ({gigabytes(need.size)})" if need.size else ""
+        yield need.here or not need.vital, "needs", f"{need.what}{size}: {'here' if need.here else f'missing; {need.cure}'}"
+    absent = [need for need in needs if not need.here]
+    if not spec.repo or not absent:
+        return
+    total, unknown = sum(need.size for need in absent), any(need.vital and not need.size for need in absent[:1])
+    guess = f"; its size is not known here, {gigabytes(4 * count)} if it is one copy in float32" if unknown else ""
+    folder = next(folder for folder in (parts.store(), *parts.store().parents) if folder.exists())
+    free = shutil.disk_usage(folder).free
+    text = f"{gigabytes(free)} free at {folder}, {gigabytes(total)} known to be fetched{guess}"
+    yield free > (total or 4 * count) + hub.SPARE, "disk", text
+    try:
+        said = hub.ask(spec.repo, spec.file)
+    except OSError as error:
+        yield False, "network", str(error)
+    else:
+        yield True, "network", f"https://huggingface.co/{spec.repo} answers: {spec.file} has {gigabytes(said.size)}"
+
+
+def sizes(wanted: planner.Wanted, plan: planner.Plan, dtype: str) -> Iterator[Finding]:
+    yield True, "size", f"{planner.name_of(wanted.size)}, {wanted.spec.chunk} latent frames a chunk, {dtype}"
+    yield True, "weights", f"{gigabytes(plan.weights_bytes)}, shared by all lanes"
+    for name, lane in zip("ABCDEFGH", plan.lanes):
+        cache, chunk, text = map(gigabytes, (lane.cache_bytes, lane.chunk_bytes, lane.text_bytes))
+        yield True, f"lane {name}", f"{gigabytes(lane.total)} with {lane.policy}: cache {cache} + chunk being drawn {chunk} + text {text}"
+    if wanted.spec.heads is None and any(policy.needs_roles for policy in wanted.lanes):
+        yield True, "heads", "no head profile comes with it: planned as if every head were dynamic; run `python -m fkv profile` for one"
+    rest = f"one pass {gigabytes(plan.pass_bytes)}, decoder {wanted.draws_with} {gigabytes(plan.decoder_bytes)}"
+    yield True, "estimate", f"{rest}, the device's own share {gigabytes(plan.device_bytes)}"
+
+
+def fits(wanted: planner.Wanted, there: int, roles: Roles | None) -> Finding:
+    try:
+        return True, "memory", f"{gigabytes(planner.check(wanted, there, roles).total)} in all: it fits"
+    except ValueError as error:
+        return False, "memory", str(error)
+
+
+def speed(wanted: planner.Wanted, roles: Roles | None, device: torch.device) -> Iterator[Finding]:
+    """The most frames per second that this device's own matrix products allow: a bound from a measurement made now, not a measurement of
+    the model."""
+    rate = matrix_rate(device, torch.bfloat16 if wanted.itemsize == 2 else torch.float32)
+    frames = wanted.spec.chunk * wanted.spec.pixel_frames
+    for name, work in zip("ABCDEFGH", planner.tera_operations(wanted, roles)):
+        most = frames * rate / work
+        words = f"at most {most:.3g} FPS diffusion alone ({work:.3g} TFLOP a chunk at the {rate:.3g} TFLOP/s measured now)"
+        yield True, f"speed {name}", f"{words}: {planner.pace(wanted.spec, most)}"
+
+
+def matrix_rate(device: torch.device, dtype: torch.dtype, side: int = 0) -> float:
+    """Tera floating-point operations per second of one matrix product, the best of five."""
+    side = side or (4096 if device.type == "cuda" else 1024)
+    a = torch.randn(side, side, device=device, dtype=dtype)
+    watch = meter.Stopwatch(device)
+    for _ in range(6):
+        torch.mm(a, a)
+        watch.mark("noisy")
+    return 2 * side**3 / (min(watch.laps["noisy"][1:]) / 1000) / 1e12
+
+
+def profile_roles(spec: ModelSpec) -> Roles | None:
+    """The static heads of a row's bundled profile."""
+    path = engine.ROOT / spec.heads if spec.heads else None
+    return HeadProfile.from_json(path.read_text(), spec.geometry).roles() if path and path.is_file() else None
+
+
+def report(findings: Iterator[Finding] | None = None) -> int:
+    """Prints every finding as it is made; 0 if something will run, or of one model, if nothing is missing."""
+    orders = []
+    for order, what, finding in findings or examine():
+        orders.append(order)
         print(f"{'ok  ' if order else 'FAIL'} {what:<16} {finding}", flush=True)
-    return 0 if order else 1
+    return 0 if (all(orders) if findings else orders[-1]) else 1

@@ -7,33 +7,23 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 import torch
-from torch import Tensor
 
-from fkv.codec import Codec, load_pocket, pocket_random
+from fkv import hub, parts, planner
+from fkv.codec import Codec
 from fkv.events import ModelFacts, ProfileFacts
+from fkv.fast import prepare
 from fkv.heads import HeadProfile
-from fkv.spec import ModelSpec, find
-from fkv.text import PocketText, Prompt
+from fkv.parts import CODECS, ROOT, TEXTS, Text
+from fkv.policies import parse
+from fkv.spec import MODELS, ModelSpec, find
 from fkv.wan import CausalWan
 
-ROOT = Path(__file__).resolve().parents[1]
 PUBLISHED_THRESHOLD = 0.8
-RESTORE = "restore it from the repository or run `python -m fkv train model`"
-
-
-class Text(Protocol):
-    """Prompt to embeddings, with examples for a page."""
-
-    @property
-    def examples(self) -> tuple[str, ...]: ...
-
-    def encode(self, text: str, seed: int = 0) -> Prompt: ...
 
 
 class Turns:
@@ -104,46 +94,6 @@ def pick_device(name: str = "auto") -> torch.device:
     return device
 
 
-def read_weights(directory: Path) -> dict[str, Tensor]:
-    """All tensors of `model.safetensors`, or of `model-*.safetensors` shards. Raises FileNotFoundError or ValueError with the file and
-    the cure.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    paths = sorted(directory.glob("model*.safetensors"))
-    if not paths:
-        raise FileNotFoundError(f"{directory / 'model.safetensors'} is missing; {RESTORE}")
-    state: dict[str, Tensor] = {}
-    for path in paths:
-        try:
-            state.update(load_file(path))
-        except SafetensorError as error:
-            raise ValueError(f"{path} is not a complete safetensors file ({error}); {RESTORE}") from None
-    return state
-
-
-def fit(model: CausalWan, state: Mapping[str, Tensor], source: Path) -> None:
-    """Loads `state` into `model`, every tensor and no other. Raises ValueError naming the first tensor that does not fit."""
-    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    for name in sorted(wanted.keys() | found.keys()):
-        if wanted.get(name) != found.get(name):
-            have = f"{list(found[name])}" if name in found else "missing"
-            want = f"{list(wanted[name])}" if name in wanted else "no such tensor"
-            raise ValueError(f"{source} holds weights of another model: tensor {name!r} is {have}, this model has {want}; {RESTORE}")
-    model.load_state_dict({name: tensor.to(model.dtype) for name, tensor in state.items()})
-
-
-def _pocket_codec(directory: Path | None, device: torch.device) -> Codec:
-    """Always float32: bfloat16 has fewer steps than a byte."""
-    return pocket_random().to(device) if directory is None else load_pocket(directory, device)
-
-
-CODECS: Mapping[str, Callable[[Path | None, torch.device], Codec]] = {"pocket": _pocket_codec}
-TEXTS: Mapping[str, Callable[[], Text]] = {"pocket": PocketText}
-
-
 def _profile(spec: ModelSpec) -> HeadProfile | None:
     """The bundled head profile, None if there is no file. Raises ValueError if it belongs to another model."""
     path = ROOT / spec.heads if spec.heads else None
@@ -153,28 +103,81 @@ def _profile(spec: ModelSpec) -> HeadProfile | None:
 
 
 def load(
-    spec: ModelSpec | str, device: str = "auto", dtype: torch.dtype | None = None, *, random_weights: bool = False, threads: int = 0
+    spec: ModelSpec | str,
+    device: str = "auto",
+    dtype: torch.dtype | None = None,
+    *,
+    random_weights: bool = False,
+    threads: int = 0,
+    size: planner.Size | None = None,
+    codec: str = "",
+    download: bool = False,
+    attention: str = "auto",
+    graphs: bool = False,
+    report: hub.Report = hub.silent,
+    lock: Turns | None = None,
 ) -> Engine:
     """A model ready to run: float32 on a CPU, bfloat16 on CUDA unless `dtype` says otherwise.
 
     `threads` limits CPU threads of the whole process (0: what torch and the container allow). `random_weights` reads no weights and is
-    the same each time. Raises ValueError or FileNotFoundError in one sentence with the cure.
+    the same each time. `size` is (rows, columns) in pixels, `codec` another decoder than the row's. What is not on this machine is fetched
+    only with `download`, and `report` is told how far. `attention` names a kernel (auto: the fastest that agrees); `graphs` replays noisy
+    passes as CUDA graphs. Models on one device share a `lock`: loading one waits its turn between the chunks of another. Raises ValueError
+    or OSError in one sentence with the cure.
     """
     spec = find(spec) if isinstance(spec, str) else spec
+    spec = planner.resized(spec, size) if size else spec
+    parts.known(spec, codec)
     place = pick_device(device)
     dtype = dtype or (torch.bfloat16 if place.type == "cuda" else torch.float32)
-    for kind, name, registry in (("codec", spec.codec, CODECS), ("text", spec.text, TEXTS)):
-        if name not in registry:
-            raise ValueError(f"{kind} {name!r} of model {spec.name!r} is unknown; use one of: {', '.join(registry)}")
     torch.set_num_threads(threads or min(torch.get_num_threads(), cores()))
-    directory = None if random_weights else ROOT / spec.file
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = CausalWan(spec.net)
-    if directory is not None:
-        fit(model, read_weights(directory), directory)
-    model = model.to(place, dtype).eval().requires_grad_(False)
-    return Engine(spec, model, CODECS[spec.codec](directory, place), TEXTS[spec.text](), _profile(spec), place, dtype)
+    opening = parts.Opening(spec, place, dtype, random_weights, download, report)
+    if download and spec.repo and not random_weights:
+        parts.fetch(spec, report)
+    lock = lock or Turns()
+    with lock:
+        model = prepare(parts.network(opening), spec, attention, graphs=graphs)
+        made = CODECS[codec or spec.codec](opening)
+    return Engine(spec, model, made, TEXTS[spec.text](opening), _profile(spec), place, dtype, lock)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A model for a list to choose from; `reason` says in a sentence why it cannot be loaded now, empty where it can."""
+
+    spec: ModelSpec
+    reason: str = ""
+
+
+def available(device: str = "auto") -> list[Row]:
+    """Every model, with what keeps it from being loaded on a device. Looks at files and sizes only."""
+    place = pick_device(device)
+    return [Row(spec, obstacle(spec, place)) for spec in MODELS]
+
+
+def obstacle(spec: ModelSpec, device: torch.device) -> str:
+    """Why a model cannot be loaded now, in a sentence; empty where it can."""
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    try:
+        parts.known(spec)
+        parts.affordable(parts.Opening(spec, device, dtype))
+    except ValueError as error:
+        return str(error)
+    vital = [need for need in parts.needs(spec) if not need.here and need.vital]
+    return f"{spec.title} cannot be loaded: {vital[0].what} is not on this machine; {vital[0].cure}" if vital else ""
+
+
+def concern(engine: Engine, lanes: Sequence[str], chunks: int = 0) -> str:
+    """What speaks against running these lanes' spellings here, with the nearest run that fits, in a sentence; empty where nothing does."""
+    there = parts.memory(engine.device)
+    cuda = engine.device.type == "cuda"
+    try:
+        policies = tuple(parse(lane) for lane in lanes)
+        wanted = planner.Wanted(engine.spec, policies, chunks, engine.dtype.itemsize, cuda=cuda)
+        planner.check(wanted, there or 1 << 62, engine.profile.roles() if engine.profile else None)
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def model_facts(engine: Engine) -> ModelFacts:
@@ -199,8 +202,9 @@ def model_facts(engine: Engine) -> ModelFacts:
         steps=len(spec.schedule.steps),
         device=name,
         dtype=str(engine.dtype).removeprefix("torch."),
-        backend="SDPA",
+        backend=engine.model.backend,
         threads=torch.get_num_threads(),
+        frame_bytes=2 * geometry.tokens * geometry.head_dim * engine.dtype.itemsize,
     )
 
 

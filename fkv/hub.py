@@ -71,7 +71,12 @@ def fetch(repo: str, file: str, report: Report = silent, *, endpoint: str | None
         path = Path(hf_hub_download(repo, file, endpoint=endpoint, tqdm_class=bar(file, report)))
     except Exception as error:
         raise reason(error, repo, file) from None
-    verify(path, remote, f"python -m fkv fetch, after deleting {path}")
+    try:
+        verify(path, remote)
+    except OSError:
+        path.resolve().unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
+        raise
     return path
 
 
@@ -130,13 +135,13 @@ def room(folder: Path, size: int, file: str) -> None:
         raise OSError(f"{file} needs {gigabytes(size)} and {there} has {gigabytes(free)} free; {cure}")
 
 
-def verify(path: Path, remote: Remote, again: str) -> None:
-    """Compares a file with what its repository says of it. Raises OSError with what differs and how to fetch it `again`."""
+def verify(path: Path, remote: Remote) -> None:
+    """Compares a file with what its repository says of it. Raises OSError with what differs."""
     size = path.stat().st_size
     if remote.size and size != remote.size:
-        raise OSError(f"{path.name} has {size} bytes, published are {remote.size}; run {again}")
+        raise OSError(f"{path.name} has {size} bytes, published are {remote.size}; it is not kept, fetch it again")
     if remote.sha256 and sha256(path) != remote.sha256:
-        raise OSError(f"{path.name} differs from the published file (SHA-256); run {again}")
+        raise OSError(f"{path.name} differs from the published file (SHA-256); it is not kept, fetch it again")
 
 
 def sha256(path: Path) -> str:

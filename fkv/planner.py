@@ -230,7 +230,7 @@ def candidates(wanted: Wanted) -> Iterator[Wanted]:
     for size in (wanted.size, *sorted(smaller, key=math.prod, reverse=True)):
         spec = resized(wanted.spec, size)
         for lanes in (wanted.lanes, *lighter(wanted)):
-            for decoder in (wanted.draws_with, *OTHER_DECODERS.get(wanted.draws_with, ())):
+            for decoder in (wanted.decoder, *OTHER_DECODERS.get(wanted.draws_with, ())):
                 yield replace(wanted, spec=spec, lanes=lanes, decoder=decoder)
 
 

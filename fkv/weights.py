@@ -52,7 +52,8 @@ def missing(spec: ModelSpec) -> list[str]:
 def here(spec: ModelSpec) -> Files:
     """A row's files in the Hub's cache. Raises FileNotFoundError naming what is missing and the command that fetches it."""
     if absent := missing(spec):
-        size = f" ({hub.gigabytes(spec.size_bytes)})" if spec.size_bytes else ""
+        known = spec.size_bytes if absent[0] == spec.file else spec.adapter.size_bytes if spec.adapter else 0
+        size = f" ({hub.gigabytes(known)})" if known else ""
         what = f"{absent[0]} of {spec.repo}{size} is not on this machine"
         raise FileNotFoundError(f"{spec.title} cannot be loaded: {what}; {fetch_command(spec)}")
     paths = [hub.local(spec.repo, file) for file in names(spec)]

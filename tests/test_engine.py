@@ -10,9 +10,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from fkv import engine
+from fkv import engine, parts
 from fkv.heads import HeadProfile
-from fkv.spec import POCKET, ModelSpec, WanConfig
+from fkv.policies import parse
+from fkv.rolling import opened
+from fkv.spec import MODELS, POCKET, ModelSpec, WanConfig, find
+from fkv.stream import seeded_noise
 
 NET = WanConfig(dim=32, heads=2, layers=2, ffn=32, freq_dim=16, text_dim=112, text_len=16, channels=24, gelu="erf")
 SMALL = replace(POCKET, name="small", net=NET, latent=(24, 4, 6), heads=None)
@@ -96,6 +99,78 @@ def test_an_unknown_model_or_codec_is_refused() -> None:
         engine.load(replace(SMALL, codec="vhs"), "cpu", random_weights=True)
 
 
+def test_pieces_of_the_wrong_names_are_counted(tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError, match=r"'blocks\.1\.norm3\.bias' is missing, this model has \[32\] \(and 1 more like it\); tensor 'extra'"
+    ):
+        engine.load(shipped(tmp_path, blocks__1__norm3__weight=None, blocks__1__norm3__bias=None, extra=torch.zeros(1)), "cpu")
+
+
+@pytest.mark.parametrize("name", [spec.name for spec in MODELS[1:]])
+def test_every_published_row_runs_with_random_weights_at_a_reduced_size(name: str) -> None:
+    spec = find(name)
+    net = replace(spec.net, dim=32, heads=2, layers=2, ffn=32, freq_dim=16, text_dim=12, text_len=6)
+    loaded = engine.load(replace(spec, net=net, latent=(16, 4, 6), heads=None), "cpu", random_weights=True)
+    prompt = loaded.text.encode(loaded.text.examples[0])
+    assert prompt.embedding.shape == (1, 6, 12)
+    stream = opened(loaded.model, loaded.spec, prompt.embedding, parse(f"full:{spec.window}"), seeded_noise(0, loaded.spec))
+    decoder = loaded.codec.decoder()
+    assert [decoder.decode(stream.step().latents).shape[1:] for _ in range(2)] == [(9, 32, 48, 3), (12, 32, 48, 3)]
+
+
+@pytest.mark.parametrize("name", [spec.name for spec in MODELS[1:]])
+def test_a_published_model_that_is_not_here_is_refused_with_the_command_that_fetches_it(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(parts, "memory", lambda device: 0)
+    with pytest.raises(FileNotFoundError, match=rf"cannot be loaded: .* is not on this machine; run `python -m fkv fetch --model {name}`"):
+        engine.load(name, "cpu")
+
+
+def test_what_can_be_chosen_is_listed_with_what_keeps_the_rest_from_loading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(parts, "memory", lambda device: 40 * 10**9)
+    rows = {row.spec.name: row.reason for row in engine.available("cpu")}
+    assert list(rows) == [spec.name for spec in MODELS]
+    assert rows["pocket"] == ""
+    assert "checkpoints/self_forcing_dmd.pt of gdhe17/Self-Forcing is not on this machine; run `python -m fkv fetch" in rows["self-forcing"]
+    assert "its weights need 57.2 GB and cpu has 40.0 GB; use a smaller model" in rows["krea-14b"]
+
+
+def test_a_model_whose_weights_are_more_than_the_memory_is_refused_before_anything_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts, "memory", lambda device: 10**9)
+    with pytest.raises(ValueError, match=r"Self Forcing 1\.3B cannot be loaded: its weights need 5\.7 GB and cpu has 1\.0 GB"):
+        engine.load("self-forcing", "cpu", random_weights=True)
+
+
+def test_a_run_that_will_not_fit_is_said_before_it_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = replace(find("self-forcing"), net=replace(NET, channels=16, text_dim=6), heads=None)
+    loaded = engine.load(spec, "cpu", random_weights=True)
+    assert engine.concern(loaded, ("full:21", "forcing-kv"), chunks=40) == ""
+    assert "memory without end; give the run a number of chunks" in engine.concern(loaded, ("full", "forcing-kv"))
+    monkeypatch.setattr(parts, "memory", lambda device: 2_500_000_000)
+    assert "does not fit: " in engine.concern(loaded, ("full:21", "full:21"), chunks=40)
+
+
+def test_a_size_is_asked_for_in_pixels_and_another_decoder_by_its_name() -> None:
+    spec = replace(find("self-forcing"), net=replace(NET, channels=16, text_dim=6), heads=None)
+    loaded = engine.load(spec, "cpu", random_weights=True, size=(256, 448))
+    assert loaded.spec.geometry.tokens == 16 * 28
+    with pytest.raises(ValueError, match="use 256x448"):
+        engine.load(spec, "cpu", random_weights=True, size=(250, 450))
+    with pytest.raises(ValueError, match=r"codec 'vhs' .* use one of: pocket, taehv, wan-vae"):
+        engine.load(spec, "cpu", random_weights=True, codec="vhs")
+
+
+def test_bundled_profiles_are_the_published_ones() -> None:
+    shares = {name: HeadProfile.from_json((engine.ROOT / f"assets/heads/{name}.json").read_text()) for name in ("self-forcing", "longlive")}
+    assert {name: sum(map(len, profile.static)) for name, profile in shares.items()} == {"self-forcing": 134, "longlive": 154}
+    for spec in MODELS[1:]:
+        if spec.heads:
+            HeadProfile.from_json((engine.ROOT / spec.heads).read_text(), spec.geometry)
+
+
 def test_turns_are_taken_in_the_order_of_asking() -> None:
     turns, order = engine.Turns(), list[int]()
 
@@ -112,3 +187,15 @@ def test_turns_are_taken_in_the_order_of_asking() -> None:
     for thread in threads:
         thread.join(5)
     assert order == [0, 1, 2, 3, 4]
+
+
+def test_loading_a_model_waits_its_turn_among_those_of_its_device() -> None:
+    turns, made = engine.Turns(), list[engine.Engine]()
+    thread = threading.Thread(target=lambda: made.append(engine.load(SMALL, "cpu", random_weights=True, lock=turns)))
+    with turns:
+        thread.start()
+        while len(turns.waiting) < 2:
+            pass
+        assert not made
+    thread.join(60)
+    assert made[0].lock is turns

@@ -51,10 +51,13 @@ def test_what_the_hub_says_of_a_file_is_asked_without_fetching_it(there: Hub) ->
     assert there.ranges == []
 
 
-def test_bytes_that_are_not_the_published_ones_are_refused(there: Hub) -> None:
+def test_bytes_that_are_not_the_published_ones_are_refused_and_not_kept(there: Hub) -> None:
     there.lie = "f" * 64
-    with pytest.raises(OSError, match=r"differs from the published file \(SHA-256\); run python -m fkv fetch"):
+    with pytest.raises(OSError, match=r"differs from the published file \(SHA-256\); it is not kept, fetch it again"):
         hub.fetch(REPO, FILE, endpoint=there.address)
+    assert hub.local(REPO, FILE) is None
+    there.lie = ""
+    assert hub.fetch(REPO, FILE, endpoint=there.address).read_bytes() == DATA
 
 
 def test_each_refusal_is_one_sentence_with_its_cure(there: Hub) -> None:

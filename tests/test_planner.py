@@ -10,10 +10,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fkv import planner, policies
+from fkv import engine, planner, policies
 from fkv.planner import SIZES, Wanted
 from fkv.policies import parse
+from fkv.rolling import opened
 from fkv.spec import KREA, MODELS, POCKET, SELF_FORCING, ModelSpec, WanConfig
+from fkv.stream import seeded_noise
 from fkv.wan import CausalWan
 from tests.tiny import kept_bytes, tiny_roles, tiny_spec, tiny_stream
 
@@ -158,3 +160,18 @@ def test_a_proposal_always_fits_and_is_the_wanted_run_where_that_fits(
     assert (found == wanted) == fits
     if found is not None:
         assert planner.plan(found).total <= memory * 10**9
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device: compares the plan with the memory a run takes")
+def test_a_run_takes_no_more_memory_than_planned() -> None:
+    loaded = engine.load("self-forcing", "cuda", random_weights=True)
+    prompt = loaded.text.encode(loaded.text.examples[0]).embedding.to(loaded.device)
+    noise = seeded_noise(0, loaded.spec, 1, loaded.device, loaded.dtype)
+    stream, decoder = opened(loaded.model, loaded.spec, prompt, parse("full:21"), noise), loaded.codec.decoder()
+    torch.cuda.reset_peak_memory_stats()
+    for _ in range(9):
+        decoder.decode(stream.step().latents)
+    taken = torch.cuda.max_memory_allocated()
+    planned = planner.plan(Wanted(loaded.spec, (parse("full:21"),)))
+    assert planned.weights_bytes + planned.lanes[0].cache_bytes < taken < planned.total
