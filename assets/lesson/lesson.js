@@ -212,9 +212,8 @@ class Lesson {
 
   key(event) {
     if (!this.visible || !this.message || event.ctrlKey || event.metaKey || event.altKey) return;
-    if (event.target.closest("input, textarea, select") || !this.root.contains(event.target)) {
-      if (event.target !== document.body) return;
-    }
+    if (event.target !== document.body && !this.root.contains(event.target)) return;
+    if (event.target.closest("textarea, select, input:not([type='radio'])")) return;
     this.answers?.key?.(event);
   }
 }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
 
 LESSON = STAGE.parent / "lesson"
 RECORDED = LESSON / "recorded.json.gz"
+SHEETS = ("lesson", "analysis")
 SCRIPTS = ("scenes", "cards", "judging", "answers", "lesson")
 ON_LOAD = """
 const events = ['lesson_open'];
@@ -28,10 +28,14 @@ QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "trigger_mod
 
 
 def head() -> str:
-    """Style and script for the page's <head>: one closed scope that leaves only `window.fkvLesson`."""
+    """Style and script for the page's <head>: one closed scope that leaves only `window.fkvLesson`.
+
+    The style is that of the Analysis tab too.
+    """
     scripts = "\n".join([(STAGE / "kit.js").read_text(encoding="utf-8"), *(text(f"{name}.js") for name in SCRIPTS)])
     scope = f'(() => {{\n"use strict";\n{scripts}\nwindow.fkvLesson = {{ mount }};\n}})();'
-    return f"<style>{text('lesson.css')}</style>\n<script>{scope}</script>"
+    styles = "\n".join(text(f"{name}.css") for name in SHEETS)
+    return f"<style>{styles}</style>\n<script>{scope}</script>"
 
 
 def text(name: str) -> str:
@@ -43,17 +47,17 @@ def build() -> gr.HTML:
     return gr.HTML("", html_template=text("lesson.html"), js_on_load=ON_LOAD, apply_default_css=False, elem_id="learn")
 
 
-def recorded(path: Path = RECORDED) -> tuple[Trace | None, str]:
+def recorded() -> tuple[Trace | None, str]:
     """The run that ships with the page, and why there is none where its file cannot be read."""
     try:
-        return read(path), ""
+        return read(RECORDED), ""
     except ValueError as error:
         return None, str(error)
 
 
-def connect(stage: gr.HTML, house: House, path: Path = RECORDED) -> None:
+def connect(stage: gr.HTML, house: House) -> None:
     """Answers the lesson when it is opened and while a run goes on. What a step sets, its script sets by the page's own controls."""
-    trace, trouble = recorded(path)
+    trace, trouble = recorded()
 
     def opened(request: gr.Request) -> str:
         return say(lesson.message(trace, live.live(house.visitor(request).recording.events()), trouble))

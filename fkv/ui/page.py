@@ -12,7 +12,7 @@ import gradio as gr
 from fkv.events import Settings
 from fkv.policies import discover
 from fkv.spec import MODELS
-from fkv.ui import downloads, lab, wiring
+from fkv.ui import analysis, downloads, lab, learn, wiring
 from fkv.ui.controls import LanePicker, picker
 from fkv.ui.shelf import Backend, Shelf
 from fkv.ui.theme import LAB_ON_LOAD, ON_LOAD, STAGE, head, read, theme
@@ -75,7 +75,7 @@ def build(
         widgets = _layout(house, examples, model)
         wiring.connect(blocks, widgets, house)
         downloads.connect(widgets, visitors)
-    options = {"theme": theme(), "head": head(), "footer_links": [], "run_history": False, "ssr_mode": False}
+    options = {"theme": theme(), "head": head() + learn.head(), "footer_links": [], "run_history": False, "ssr_mode": False}
     return Page(blocks, visitors, lobby, shelf, options)
 
 
@@ -91,6 +91,10 @@ def _layout(house: wiring.House, examples: Sequence[str], model: str) -> Widgets
             live = _live(house, examples)
         with gr.Tab("Heads", id="heads", elem_id="tab-heads", render_children=True):
             gr.HTML("", html_template=read("lab.html"), js_on_load=LAB_ON_LOAD, apply_default_css=False, elem_id="lab")
+        with gr.Tab("Learn", id="learn", elem_id="tab-learn", render_children=True):
+            learn.connect(learn.build(), house)
+        with gr.Tab("Analysis", id="analysis", elem_id="tab-analysis") as tab:
+            analysis.connect(analysis.build(), tab, house)
     return Widgets(model=choice, chips=chips, theme=switch, **live)
 
 
