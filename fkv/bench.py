@@ -6,15 +6,22 @@ Chunks count once no lane is warming up; ratios are paired within a chunk.
 
 from __future__ import annotations
 
+import json
 import re
+import subprocess
+import sys
+import tempfile
+from argparse import Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
-from fkv import machine, meter, policies
+from fkv import doctor, machine, meter, policies, roofline
 from fkv.cache import Policy
 from fkv.engine import Engine, model_facts
 from fkv.events import Sample, Settings
+from fkv.fast import SlotCache
 from fkv.generate import row
 from fkv.lane import LaneRun
 from fkv.stream import seeded_noise
@@ -22,14 +29,21 @@ from fkv.views import encode
 from fkv.wishes import policy_of
 
 ENOUGH = 5
+AGAIN = ("device", "dtype", "threads", "resolution", "decoder", "attention", "prompt", "seed", "chunks", "threshold")
 COLUMNS = (
-    "policy", "FPS end to end", "FPS diffusion", "ms per chunk (p10 to p90)", "faster, end to end (p10 to p90)", "stored", "read",
-    "allocated", "kept",
+    "policy", "FPS end to end", "FPS diffusion", "ms per chunk (p10 to p90)", "faster, end to end (p10 to p90)", "faster, diffusion", "MFU",
+    "stored", "read", "allocated", "kept", "peak memory",
 )  # fmt: skip
+FORMULA = (
+    "stored = 2 (keys, values) x head size x bytes per number x sum over layers and head groups of heads x kept tokens; read adds the "
+    "chunk being drawn; allocated adds the room for it in every layer, and positions"
+)
 ABOUT = (
     "Times in ms, sizes in bytes. Spreads are median, 10th and 90th percentile over n chunks; 'interval' is the 95 % bootstrap interval "
     "of the median. 'faster' is the first policy's time over this one's, paired chunk by chunk. End to end includes decoding and JPEG "
-    "encoding, diffusion does not. Chunks count from 0."
+    "encoding, diffusion does not. Chunks count from 0. MFU is the operations of a chunk over its diffusion time, as a share of the best "
+    "matrix product measured on the device just then; least_ms is what operations and bytes would take at the device's best rates. Peak "
+    "memory is that of a process that runs one policy alone."
 )
 
 
@@ -77,10 +91,33 @@ def run(
         tick(chunk)
         if stop():
             break
-    return report(engine, settings, kinds, list(zip(*samples)))
+    peak = meter.peak_bytes(engine.device)
+    with engine.lock:
+        rates = measured(engine)
+    found = {**report(engine, settings, kinds, list(zip(*samples)), rates), "peak_bytes": peak}
+    for entry, lane in zip(found["policies"], lanes):
+        entry["graphs"] = replays(lane)
+    return found
 
 
-def report(engine: Engine, settings: Settings, kinds: Sequence[Policy], rows: Sequence[Sequence[Sample]]) -> dict[str, Any]:
+def replays(lane: LaneRun) -> dict[str, Any] | None:
+    """How many passes of a lane were replayed, and why no more, if recording failed; None where none was asked for."""
+    recordings = lane.stream.cache.recordings if isinstance(lane.stream.cache, SlotCache) else None
+    return None if recordings is None else {"replayed": recordings.replayed, "refused": recordings.refused}
+
+
+def measured(engine: Engine) -> roofline.Rates:
+    """What the engine's device can do in the engine's dtype."""
+    return roofline.Rates(1e12 * doctor.matrix_rate(engine.device, engine.dtype), roofline.bandwidth(engine.device))
+
+
+def report(
+    engine: Engine,
+    settings: Settings,
+    kinds: Sequence[Policy],
+    rows: Sequence[Sequence[Sample]],
+    rates: roofline.Rates | None = None,
+) -> dict[str, Any]:
     """Rows of one sample per policy, one row per chunk, as medians, pairs and the measurements themselves."""
     counted = [samples for samples in rows if not any(sample.warmup for sample in samples)]
     if not counted:
@@ -95,7 +132,12 @@ def report(engine: Engine, settings: Settings, kinds: Sequence[Policy], rows: Se
         "seed": settings.seed,
         "chunks": len(rows),
         "counted": [samples[0].chunk for samples in counted],
-        "policies": [figures(policy, place, counted) for place, policy in enumerate(kinds)],
+        "formula": FORMULA,
+        "rates": asdict(rates) if rates else None,
+        "policies": [
+            {**figures(policy, place, counted), **(against(engine, policy, place, counted, rates) if rates else {}), "peak_bytes": None}
+            for place, policy in enumerate(kinds)
+        ],
         "samples": [{**row(sample), "lane": place} for samples in rows for place, sample in enumerate(samples)],
     }
 
@@ -129,6 +171,45 @@ def figures(policy: Policy, place: int, counted: Sequence[Sequence[Sample]]) -> 
     }
 
 
+def against(engine: Engine, policy: Policy, place: int, counted: Sequence[Sequence[Sample]], rates: roofline.Rates) -> dict[str, Any]:
+    """One policy's counted chunks against what the device can do: operations a chunk, share of the best rate, least time."""
+    own = [samples[place] for samples in counted]
+    works = [roofline.work(engine.spec, policy, sample.chunk, engine.dtype.itemsize) for sample in own]
+    shares = [1000 * work.operations / sample.ms.diffusion / rates.operations for work, sample in zip(works, own)]
+    return {
+        "operations": {**asdict(works[-1]), "all": works[-1].operations},
+        "mfu": asdict(meter.spread(shares)),
+        "least_ms": roofline.least_ms(works[-1], rates),
+    }
+
+
+def alone(found: dict[str, Any], command: Sequence[str], run: Callable[[Sequence[str]], int]) -> None:
+    """Adds every policy's peak memory to a report: `run` is asked to measure one policy with `command`, in a fresh process, and gives the
+    peak in bytes.
+    """
+    for entry in found["policies"]:
+        entry["peak_bytes"] = run([*command, "--policies", entry["policy"]])
+
+
+def words(arguments: Namespace, usual: Namespace) -> list[str]:
+    """The words of a bench that are not as they are when left out, but for its policies and where its report goes."""
+    names = [name for name in AGAIN if getattr(arguments, name) != getattr(usual, name)]
+    given = [word for name in names for word in (f"--{name}", str(getattr(arguments, name)))]
+    flags = [f"--{name.replace('_', '-')}" for name in ("random_weights", "graphs") if getattr(arguments, name)]
+    return ["--model", arguments.model, *given, *flags]
+
+
+def in_a_fresh_process(command: Sequence[str]) -> int:
+    """Peak memory in bytes of `python -m fkv bench` with these arguments. Raises ValueError with its words where it fails."""
+    with tempfile.TemporaryDirectory() as place:
+        path = Path(place, "report.json")
+        words = [sys.executable, "-m", "fkv", "bench", *command, "--json", str(path)]
+        done = subprocess.run(words, capture_output=True, text=True)
+        if done.returncode:
+            raise ValueError(f"measuring memory with {' '.join(command)} failed: {done.stderr.strip().splitlines()[-1:]}")
+        return int(json.loads(path.read_text())["peak_bytes"])
+
+
 def faster(first: Sequence[float], own: Sequence[float]) -> dict[str, Any]:
     """How many times faster `own` is, paired."""
     ratios = [a / b for a, b in zip(first, own)]
@@ -150,8 +231,11 @@ def table(found: dict[str, Any]) -> str:
             f"{entry['fps_diffusion']['median']:.1f}",
             f"{ms['median']:.0f} ({ms['low']:.0f} to {ms['high']:.0f})",
             f"{speed['median']:.2f}x ({speed['low']:.2f} to {speed['high']:.2f})",
+            f"{entry['faster']['diffusion']['median']:.2f}x",
+            f"{100 * entry['mfu']['median']:.0f} %" if "mfu" in entry else "",
             *(f"{size[name] / 1e6:.2f} MB" for name in ("stored", "read", "allocated")),
             kept,
+            "" if entry.get("peak_bytes") is None else f"{entry['peak_bytes'] / 1e6:.0f} MB",
         ]
         lines.append(f"| {' | '.join(cells)} |")
     where = found["environment"]

@@ -89,18 +89,19 @@ def _gap(metrics: dict[str, Any], name: str) -> str:
 
 
 def _benchmarks(paths: list[Path]) -> list[Row]:
-    rows: list[Row] = []
-    for path in paths:
-        found = _read(path)
-        where = found["environment"]
-        machine = _machine(where)
-        names = ",".join(entry["policy"] for entry in found["policies"])
-        command = f"`python -m fkv bench --model {found['model']['name']} --policies {names} --chunks {found['chunks']}`"
-        for entry in found["policies"]:
-            speed, fps = entry["faster"]["end_to_end"], entry["fps_end_to_end"]
-            figure = (
-                f"{fps['median']:.1f} FPS end to end, {entry['fps_diffusion']['median']:.1f} diffusion; {speed['median']:.2f}x "
-                f"({speed['low']:.2f} to {speed['high']:.2f}); {entry['bytes']['stored'] / 1e6:.2f} MB stored"
-            )
-            rows.append((f"{found['model']['title']}, {entry['label']}, one stream each in turn", figure, command, machine))
+    return [row for path in paths for row in benchmark(_read(path))]
+
+
+def benchmark(found: dict[str, Any]) -> list[Row]:
+    """A row for every policy of one report of `python -m fkv bench`."""
+    names = ",".join(entry["policy"] for entry in found["policies"])
+    usual = f"python -m fkv bench --model {found['model']['name']} --policies {names} --chunks {found['chunks']}"
+    command, machine, rows = f"`{found.get('command', usual)}`", _machine(found["environment"]), []
+    for entry in found["policies"]:
+        speed, fps = entry["faster"]["end_to_end"], entry["fps_end_to_end"]
+        figure = (
+            f"{fps['median']:.1f} FPS end to end, {entry['fps_diffusion']['median']:.1f} diffusion; {speed['median']:.2f}x "
+            f"({speed['low']:.2f} to {speed['high']:.2f}); {entry['bytes']['stored'] / 1e6:.2f} MB stored"
+        )
+        rows.append((f"{found['model']['title']}, {entry['label']}, one stream each in turn", figure, command, machine))
     return rows

@@ -7,6 +7,7 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import date
 from importlib import metadata
 from types import FrameType
 
@@ -51,12 +52,33 @@ def commit() -> str | None:
     return head + "+" * bool(changes)
 
 
+NVIDIA = ("driver_version", "clocks.sm", "clocks.max.sm", "clocks.mem", "power.limit", "temperature.gpu")
+
+
+def clocks(device: torch.device) -> dict[str, str] | None:
+    """What the NVIDIA driver says of a device now: driver, clocks, power limit, temperature; None where it cannot be asked."""
+    if device.type != "cuda":
+        return None
+    index = torch.cuda.current_device() if device.index is None else device.index
+    words = ["nvidia-smi", f"--id={index}", f"--query-gpu={','.join(NVIDIA)}", "--format=csv,noheader"]
+    try:
+        told = subprocess.run(words, capture_output=True, text=True, timeout=10, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return dict(zip(NVIDIA, (part.strip() for part in told.split(","))))
+
+
 def environment(engine: Engine) -> dict[str, object]:
     """What a reader needs to judge a measurement made now on this engine."""
     return {
         "commit": commit(),
         "python": platform.python_version(),
         **versions(("torch", "numpy")),
+        "triton": versions(("triton",))["triton"],
+        "cudnn": torch.backends.cudnn.version(),
+        "backend": engine.model.backend,
+        "clocks": clocks(engine.device),
+        "date": date.today().isoformat(),
         "device": torch.cuda.get_device_name(engine.device) if engine.device.type == "cuda" else "cpu",
         "dtype": str(engine.dtype).removeprefix("torch."),
         "cpu": cpu_model(),

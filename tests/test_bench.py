@@ -1,0 +1,141 @@
+"""Counting work, naming commands, and measuring memory apart: everything of a benchmark that needs no clock."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from fkv import bench, figures, meter, roofline
+from fkv.__main__ import parser
+from fkv.attention import NAMES, Attention, Trial, disagreement, kernel, scaled_dot, tried
+from fkv.policies import parse
+from fkv.spec import ModelSpec, Schedule, WanConfig
+from tests.test_fast import Operations, fast_stream
+from tests.tiny import tiny_policy, tiny_spec
+
+WAN = ModelSpec("wan", "Wan", WanConfig(), Schedule(), "", "")
+
+
+def test_the_work_of_a_published_chunk_is_the_one_counted_by_hand() -> None:
+    full = roofline.work(WAN, parse("full:21"), 40, 2)
+    assert full.self_attention / 1e12 == pytest.approx(141 * (1 - 1 / 150), rel=0.005)
+    assert full.projections / 1e12 == pytest.approx(58.5, rel=0.01)
+    assert full.cross_attention / 1e12 == pytest.approx(2.2, rel=0.01)
+    window = roofline.work(WAN, parse("window:sink=3,recent=9"), 40, 2)
+    assert window.self_attention / full.self_attention == pytest.approx(12 / 21)
+    assert window.projections == full.projections
+
+
+def test_what_is_counted_is_what_the_fast_path_multiplies() -> None:
+    spec = tiny_spec(layers=3, steps=2)
+    stream = fast_stream(spec, "forcing-kv")
+    for _ in range(5):
+        stream.step()
+    with Operations() as seen:
+        stream.step()
+    counted = roofline.work(spec, stream.policy, 5, 4)
+    text = 3 * 4 * spec.chunk * spec.geometry.tokens * spec.net.dim * spec.net.text_len
+    assert counted.cross_attention == 3 * text - text / 3
+    assert seen.multiplied == pytest.approx(counted.projections, rel=0.05)
+
+
+def test_a_window_may_be_written_by_its_frames_and_its_sink() -> None:
+    assert parse("window:12:3") == parse("window:sink=3,recent=9")
+    assert bench.split_policies("full:21,window:12:3,forcing-kv") == ["full:21", "window:12:3", "forcing-kv"]
+    for wrong, words in (("window:12:3:1", "one colon too many"), ("full:21:3", "one colon too many"), ("window:12:x", "value='x'")):
+        with pytest.raises(ValueError, match=words):
+            parse(wrong)
+
+
+def test_the_least_time_adds_operations_and_bytes_at_the_best_rates() -> None:
+    work = roofline.Work(projections=2e12, self_attention=1e12, cross_attention=1e12, bytes=1e12)
+    assert roofline.least_ms(work, roofline.Rates(operations=4e12, bytes=2e12)) == pytest.approx(1500)
+
+
+def test_a_bandwidth_is_a_believable_number() -> None:
+    assert 1e7 < roofline.bandwidth(torch.device("cpu")) < 1e14
+
+
+def test_a_bench_names_the_command_that_repeats_it() -> None:
+    usual = parser().parse_args(["bench"])
+    plain = parser().parse_args(["bench", "--policies", "full"])
+    assert bench.words(plain, usual) == ["--model", "pocket"]
+    wanted = ["--model", "self-forcing", "--resolution", "480", "--chunks", "40", "--random-weights"]
+    asked = parser().parse_args(["bench", *wanted, "--memory"])
+    assert bench.words(asked, usual) == wanted
+
+
+def test_memory_is_measured_one_policy_at_a_time() -> None:
+    found = {"policies": [{"policy": "full:frames=21"}, {"policy": "forcing-kv"}]}
+    asked: list[list[str]] = []
+
+    def run(words: list[str]) -> int:
+        asked.append(list(words))
+        return 1000 * len(asked)
+
+    bench.alone(found, ["--chunks", "9"], run)  # type: ignore[arg-type]
+    assert [words[-2:] for words in asked] == [["--policies", "full:frames=21"], ["--policies", "forcing-kv"]]
+    assert [entry["peak_bytes"] for entry in found["policies"]] == [1000, 2000]
+    assert meter.peak_bytes() >= 10e6
+
+
+def test_the_table_of_figures_gives_the_command_a_report_names() -> None:
+    spread = {"median": 2.0, "low": 1.0, "high": 3.0, "n": 4}
+    entry = {
+        "policy": "full", "label": "Full", "fps_end_to_end": spread, "fps_diffusion": spread,
+        "faster": {"end_to_end": spread}, "bytes": {"stored": 1},
+    }  # fmt: skip
+    found = {
+        "environment": {"device": "a card", "cpu": "", "threads": 1}, "model": {"name": "m", "title": "M"}, "chunks": 3,
+        "policies": [entry], "command": "python -m fkv bench --model m",
+    }  # fmt: skip
+    ((_, _, command, machine),) = figures.benchmark(found)
+    assert (command, machine) == ("`python -m fkv bench --model m`", "a card")
+    del found["command"]
+    assert figures.benchmark(found)[0][2] == "`python -m fkv bench --model m --policies full --chunks 3`"
+
+
+def test_the_fastest_kernel_that_agrees_is_chosen_once_for_each_family_of_shapes() -> None:
+    q = torch.randn(1, 2, 8, 16)
+    times = iter((3.0, 1.0))
+    attention = Attention("sdpa", clock=lambda *args: next(times))
+    assert attention(q, q, q).equal(scaled_dot(q, q, q))
+    attention(q, q, q)
+    wide = torch.randn(1, 2, 70, 16)
+    attention(q, wide, wide)
+    assert [trial.ms for trials in attention.trials.values() for trial in trials] == [3.0, 1.0]
+    assert attention.label == "torch SDPA"
+
+
+def test_a_kernel_that_disagrees_or_is_not_there_is_left_out_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    q = torch.randn(1, 2, 8, 16)
+    assert disagreement(kernel("math"), q, q, q) == 0
+    assert disagreement(lambda q, k, v: scaled_dot(q, k, v) + 1, q, q, q) > 0.1
+    absent = tried("flash-attn-3", q, q, q)
+    assert absent.ms is None
+    assert "flash_attn" in absent.reason
+    monkeypatch.setattr("fkv.attention.disagreement", lambda *args: 0.5)
+    assert tried("math", q, q, q) == Trial("math", None, 0.5, "differs from math by 5.0e-01")
+
+
+def test_an_attention_that_is_unknown_or_does_not_run_is_refused_in_a_sentence() -> None:
+    with pytest.raises(ValueError, match=f"attention 'fast' is unknown; use one of: {', '.join(NAMES)}"):
+        Attention("fast")
+    q = torch.randn(1, 2, 8, 16)
+    with pytest.raises(ValueError, match=r"no attention kernel runs on cpu in torch.float32 \(cudnn: .*\); use --attention auto or sdpa"):
+        Attention("cudnn")(q, q, q)
+
+
+def test_on_a_cpu_nothing_is_timed_so_that_runs_repeat() -> None:
+    attention = Attention()
+    q = torch.randn(1, 2, 8, 16)
+    attention(q, q, q)
+    assert attention.trials == {}
+
+
+def test_policies_are_counted_with_the_roles_they_run_with() -> None:
+    spec = replace(tiny_spec(heads=4), window=9)
+    policy = tiny_policy("forcing-kv", spec.geometry)
+    assert roofline.work(spec, policy, 6, 4).self_attention < roofline.work(spec, parse("full:9"), 6, 4).self_attention
