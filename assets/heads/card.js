@@ -1,6 +1,7 @@
 // One head's card: what was measured of it, how lane B treats it, and the heads that look back in the same way.
 
-const pct = (share) => (share === null || Number.isNaN(share) ? "–" : `${share > 0 && share < 0.095 ? (100 * share).toFixed(1) : Math.round(100 * share)} %`);
+const pct = (share) =>
+  share === null || Number.isNaN(share) ? "–" : `${share > 0 && share < 0.095 ? (100 * share).toFixed(1) : Math.round(100 * share)} %`;
 
 // Share by age (0 the newest frame) of one head; nan where a frame is not seen.
 function byAge(row, head) {
@@ -15,7 +16,9 @@ function byAge(row, head) {
 
 // Pearson correlation of two curves over the ages both know.
 function alike(one, other) {
-  const pairs = [...one.slice(0, other.length)].map((value, age) => [value, other[age]]).filter(([a, b]) => !Number.isNaN(a) && !Number.isNaN(b));
+  const pairs = [...one.slice(0, other.length)]
+    .map((value, age) => [value, other[age]])
+    .filter(([a, b]) => !Number.isNaN(a) && !Number.isNaN(b));
   const mean = (side) => pairs.reduce((sum, pair) => sum + pair[side], 0) / pairs.length,
     [a, b] = [mean(0), mean(1)];
   const sum = (f) => pairs.reduce((total, pair) => total + f(pair[0] - a, pair[1] - b), 0),
@@ -36,8 +39,14 @@ class HeadCard {
     this.near = el("ol", { class: "near" });
     this.pins = el("ul", { class: "pins" });
     this.treat = el("div", { class: "seg wide", role: "group", "aria-label": "Treat this head as" });
-    for (const [kind, text] of [["", "As measured"], ["static", "Static"], ["dynamic", "Dynamic"]])
-      this.treat.append(el("button", { type: "button", "data-kind": kind, "aria-pressed": "false" }, ...(kind ? [glyph(kind), " "] : []), text));
+    for (const [kind, text] of [
+      ["", "As measured"],
+      ["static", "Static"],
+      ["dynamic", "Dynamic"],
+    ])
+      this.treat.append(
+        el("button", { type: "button", "data-kind": kind, "aria-pressed": "false" }, ...(kind ? [glyph(kind), " "] : []), text),
+      );
     this.treat.addEventListener("click", (event) => {
       const button = event.target.closest("button"),
         { layer, head } = store.selected;
@@ -75,7 +84,9 @@ class HeadCard {
   heading(layer, head) {
     const { store } = this,
       kind = store.kind(layer, head),
-      text = store.ruled(layer) ? "not parted" : `${kind}${store.override(layer, head) ? ", overridden" : store.undecided(layer, head) ? ", undecided" : ""}`;
+      text = store.ruled(layer)
+        ? "not parted"
+        : `${kind}${store.override(layer, head) ? ", overridden" : store.undecided(layer, head) ? ", undecided" : ""}`;
     this.node.classList.toggle("preview", Boolean(store.preview) && !store.is(store.selected, layer, head));
     this.title.textContent = `Layer ${layer}, head ${head}`;
     this.pill.className = `pill ${store.ruled(layer) ? "" : kind}`;
@@ -94,15 +105,29 @@ class HeadCard {
     const kept = this.kept(layer, head);
     const facts = [
       [round(score), error ? `± ${round(error)}` : "", source],
-      [reach === null ? "–" : reach.toFixed(1), reach === null ? "" : "frames", row ? `effective reach, of ${row.frames.length}` : "effective reach"],
+      [
+        reach === null ? "–" : reach.toFixed(1),
+        reach === null ? "" : "frames",
+        row ? `effective reach, of ${row.frames.length}` : "effective reach",
+      ],
       [pct(coverage), "", "coverage under lane B's policy"],
-      [kept === null ? "–" : kept[0], kept === null ? "" : kept[1], kept === null ? "kept by lane B" : `kept by lane B, of ${kept[2]} in A`],
+      [
+        kept === null ? "–" : kept[0],
+        kept === null ? "" : kept[1],
+        kept === null ? "kept by lane B" : `kept by lane B, of ${kept[2]} in A`,
+      ],
       [pct(store.value("sink", layer, head)), "", "on the first frame"],
-      [store.ruled(layer) || score === null ? "–" : `#${ranked.filter((value) => value < score).length + 1}`, "", `from the dynamic end of ${ranked.length}`],
+      [
+        store.ruled(layer) || score === null ? "–" : `#${ranked.filter((value) => value < score).length + 1}`,
+        "",
+        `from the dynamic end of ${ranked.length}`,
+      ],
     ];
     const print = JSON.stringify(facts);
     if (print !== this.print)
-      this.facts.replaceChildren(...facts.map(([value, unit, name]) => el("div", {}, el("dd", {}, el("b", {}, value), " ", unit), el("dt", {}, name))));
+      this.facts.replaceChildren(
+        ...facts.map(([value, unit, name]) => el("div", {}, el("dd", {}, el("b", {}, value), " ", unit), el("dt", {}, name))),
+      );
     this.print = print;
     const chunk = this.stage.model.chunk || 0,
       now = curve ? [...curve.slice(0, chunk)].reduce((sum, x) => sum + (x || 0), 0) : null;
@@ -158,7 +183,10 @@ class HeadCard {
   // The three frames with the largest shares, as pictures.
   best(layer, head, row) {
     const found = row ? row.frames.map((frame, place) => [row.share[head][place], frame]).filter(([share]) => share > 0) : [],
-      three = found.sort((a, b) => b[0] - a[0]).slice(0, 3).sort((a, b) => a[1] - b[1]),
+      three = found
+        .sort((a, b) => b[0] - a[0])
+        .slice(0, 3)
+        .sort((a, b) => a[1] - b[1]),
       print = JSON.stringify([layer, head, three]);
     if (print === this.bestPrint) return;
     this.bestPrint = print;
@@ -191,7 +219,10 @@ class HeadCard {
         el("i", { class: "meter", style: `--share:${Math.max(0, value)}` }),
         el("span", {}, value.toFixed(2)),
       );
-    const lines = found.sort((a, b) => b[0] - a[0]).slice(0, 3).map(line);
+    const lines = found
+      .sort((a, b) => b[0] - a[0])
+      .slice(0, 3)
+      .map(line);
     this.near.replaceChildren(...(lines.length ? lines : [el("li", { class: "small" }, "Measured while the lanes run.")]));
   }
 

@@ -8,7 +8,12 @@ class Curves {
     node.replaceChildren(
       el("header", {}, el("h3", {}, "How far back do they look?"), el("span", {}, "share of attention, log")),
       this.canvas,
-      el("ul", { class: "keys" }, el("li", {}, el("i", { class: "key solid" }), "mean of the class"), el("li", {}, el("i", { class: "key band" }), "10 to 90 % of its heads")),
+      el(
+        "ul",
+        { class: "keys" },
+        el("li", {}, el("i", { class: "key solid" }), "mean of the class"),
+        el("li", {}, el("i", { class: "key band" }), "10 to 90 % of its heads"),
+      ),
       this.note,
     );
   }
@@ -36,14 +41,17 @@ class Curves {
     const { pen, width, height } = sharp(this.canvas),
       classes = { static: this.curve("static"), dynamic: this.curve("dynamic") },
       ages = Math.max(...Object.values(classes).map((curve) => curve.length));
-    this.note.textContent = ages ? `Newest measurement of every layer at the chunk on screen, ${this.store.told?.queries} sampled queries per head.` : "";
+    this.note.textContent = ages
+      ? `Newest measurement of every layer at the chunk on screen, ${this.store.told?.queries} sampled queries per head.`
+      : "";
     if (!ages) return blank(pen, colours, width, height);
     const plot = { pen, colours, left: 52, right: width - 66, top: 14, base: height - 24, ages };
     const known = Object.values(classes).flatMap((curve) => curve.filter(Boolean).flatMap(({ low, high }) => [low, high]));
     plot.low = Math.log10(Math.max(LOW, Math.min(...known.filter((x) => x > 0), 0.01)));
     plot.high = Math.log10(Math.max(...known, 0.1));
     plot.x = (age) => plot.right - (age / Math.max(1, ages - 1)) * (plot.right - plot.left);
-    plot.y = (share) => plot.base - ((Math.log10(Math.max(share, 10 ** plot.low)) - plot.low) / (plot.high - plot.low)) * (plot.base - plot.top);
+    plot.y = (share) =>
+      plot.base - ((Math.log10(Math.max(share, 10 ** plot.low)) - plot.low) / (plot.high - plot.low)) * (plot.base - plot.top);
     this.frame(plot);
     for (const kind of ["static", "dynamic"]) this.band(plot, classes[kind], kind);
     this.own(plot);
@@ -87,7 +95,10 @@ class Curves {
     pen.globalAlpha = 1;
     pen.strokeStyle = colours[kind];
     pen.lineWidth = 2;
-    this.path(pen, points.map(({ age, mean }) => [x(age), y(mean)]));
+    this.path(
+      pen,
+      points.map(({ age, mean }) => [x(age), y(mean)]),
+    );
     pen.stroke();
     for (const { age, mean } of points.filter(({ age }) => age % 5 === 0)) sign(pen, colours, kind, x(age), y(mean));
   }
@@ -98,18 +109,28 @@ class Curves {
     if (!curve) return;
     pen.strokeStyle = colours.ink;
     pen.lineWidth = 1.5;
-    this.path(pen, [...curve].map((share, age) => [share, age]).filter(([share]) => !Number.isNaN(share)).map(([share, age]) => [x(age), y(share)]));
+    this.path(
+      pen,
+      [...curve]
+        .map((share, age) => [share, age])
+        .filter(([share]) => !Number.isNaN(share))
+        .map(([share, age]) => [x(age), y(share)]),
+    );
     pen.stroke();
   }
 
   ends({ pen, colours, right, y }, classes) {
     const { layer, head } = this.store.selected,
       curve = byAge(this.store.row(layer), head);
-    const labels = ["static", "dynamic"].filter((kind) => classes[kind][0]).map((kind) => ({ text: kind, y: y(classes[kind][0].mean), bold: "" }));
+    const labels = ["static", "dynamic"]
+      .filter((kind) => classes[kind][0])
+      .map((kind) => ({ text: kind, y: y(classes[kind][0].mean), bold: "" }));
     if (curve) labels.push({ text: `L${layer} H${head}`, y: y(curve[0]), bold: "bold " });
-    labels.sort((a, b) => a.y - b.y).forEach((entry, index) => {
-      if (index) entry.y = Math.max(entry.y, labels[index - 1].y + 14);
-    });
+    labels
+      .sort((a, b) => a.y - b.y)
+      .forEach((entry, index) => {
+        if (index) entry.y = Math.max(entry.y, labels[index - 1].y + 14);
+      });
     pen.textAlign = "left";
     pen.fillStyle = colours["ink-2"];
     for (const { text, y: at, bold } of labels) {

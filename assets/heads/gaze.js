@@ -1,9 +1,7 @@
 // Where a token looks: a frame on screen to point at, and every key frame of the film with the heat of that very token's map.
 
 const HOVER = 40,
-  FLOOR = 1e-4,
-  FILM = 24,
-  SHOT = [160, 100];
+  FLOOR = 1e-4;
 
 class Gaze {
   constructor(node, store, stage) {
@@ -15,7 +13,7 @@ class Gaze {
     this.reset();
     this.big = el("canvas", { class: "onscreen", tabindex: 0, role: "application", width: 512, height: 320 });
     this.where = el("p", { class: "small" });
-    this.film = el("div", { class: "shots" });
+    this.shots = new Shots(this);
     this.legend = el("div", { class: "colourbar", "aria-hidden": "true" }, el("i"), el("span"), el("span"));
     this.told = el("p", { class: "told", role: "status" });
     this.title = el("h3");
@@ -31,25 +29,52 @@ class Gaze {
     this.busy = false;
     this.known = new Map();
     this.peak = 0;
-    this.cells = new Map();
-    this.film?.replaceChildren();
+    this.shots?.reset();
   }
 
   lay() {
     const seg = (name, label, entries) =>
-      el("div", { class: "seg", role: "group", "aria-label": label, "data-choice": name }, ...entries.map(([value, text, title]) => el("button", { type: "button", "data-value": value, "aria-pressed": "false", title }, text)));
+      el(
+        "div",
+        { class: "seg", role: "group", "aria-label": label, "data-choice": name },
+        ...entries.map(([value, text, title]) =>
+          el("button", { type: "button", "data-value": value, "aria-pressed": "false", title }, text),
+        ),
+      );
     const tools = el(
       "div",
       { class: "tools" },
-      seg("toward", "Direction", [["keys", "Attends to"], ["queries", "Attended by"]]),
-      seg("eye", "Lane", [["A", "Lane A"], ["B", "Lane B"]]),
-      seg("scale", "Normalisation", [["row", "Row", "Brightest is this map's largest value"], ["global", "Global", "Brightest is the largest value of all maps looked at in this run"], ["log", "Log", "Logarithmic, from 0.01 %"]]),
-      seg("sink", "First frame", [["show", "With sink"], ["hide", "Hide sink"]]),
+      seg("toward", "Direction", [
+        ["keys", "Attends to"],
+        ["queries", "Attended by"],
+      ]),
+      seg("eye", "Lane", [
+        ["A", "Lane A"],
+        ["B", "Lane B"],
+      ]),
+      seg("scale", "Normalisation", [
+        ["row", "Row", "Brightest is this map's largest value"],
+        ["global", "Global", "Brightest is the largest value of all maps looked at in this run"],
+        ["log", "Log", "Logarithmic, from 0.01 %"],
+      ]),
+      seg("sink", "First frame", [
+        ["show", "With sink"],
+        ["hide", "Hide sink"],
+      ]),
     );
     this.node.replaceChildren(
-      el("header", {}, el("div", {}, this.title, el("p", {}, "Point at a place in a picture, or tap it to hold it. Every key frame then shows where that token looks."))),
+      el(
+        "header",
+        {},
+        el(
+          "div",
+          {},
+          this.title,
+          el("p", {}, "Point at a place in a picture, or tap it to hold it. Every key frame then shows where that token looks."),
+        ),
+      ),
       tools,
-      el("div", { class: "gaze" }, el("div", { class: "eye" }, this.big, this.where, this.legend, this.told), this.film),
+      el("div", { class: "gaze" }, el("div", { class: "eye" }, this.big, this.where, this.legend, this.told), this.shots.node),
     );
     const set = (name, apply, first) => choice(this.node, name, (value) => (apply(value), this.store.changed()))(first);
     set("toward", (value) => ((this.toward = value), this.again()), "keys");
@@ -71,11 +96,12 @@ class Gaze {
       if (!canvas || !this.stage.model.rows || frame < 0 || Number.isNaN(frame)) return;
       if (this.fixed && !hold) return;
       const token = { frame, ...point(event, canvas) };
+      this.live = canvas === this.big;
       if (hold) this.fixed = !(this.fixed && same(this.token, token));
       clearTimeout(this.soon);
       this.soon = setTimeout(() => this.aim(token), hold ? 0 : HOVER);
     };
-    for (const area of [this.big, this.film]) {
+    for (const area of [this.big, this.shots.node]) {
       area.addEventListener("pointermove", (event) => event.pointerType === "mouse" && over(event, false));
       area.addEventListener("click", (event) => over(event, true));
     }
@@ -105,6 +131,14 @@ class Gaze {
       at = player.onscreen[player.lead],
       chunk = at < 0 ? null : player.find(player.lead, at);
     return chunk ? player.latent(chunk, at) : -1;
+  }
+
+  // Called for every frame put on screen: the picture moves, and a place pointed at in passing stays pointed at in the new frame.
+  follow(colours) {
+    if (!this.big.clientWidth) return;
+    const { frame } = this;
+    if (this.token && this.live && !this.fixed && this.token.frame !== frame) this.aim({ ...this.token, frame });
+    this.screen(colours);
   }
 
   aim(token) {
@@ -164,7 +198,7 @@ class Gaze {
     this.seen = this.map?.[this.lane] || null;
     this.range();
     this.screen(colours);
-    this.shots(colours);
+    this.shots.draw(colours);
     this.words();
   }
 
@@ -204,8 +238,11 @@ class Gaze {
     }
     const place = this.seen && this.seen.lane === this.lane ? this.seen.frames.indexOf(frame) : -1;
     if (place >= 0 && !this.hidden(frame)) glow(pen, this.seen, place, (weight) => this.level(weight), colours);
-    if (this.token?.frame === frame) this.outline(pen, 512, 320, colours);
-    this.big.setAttribute("aria-label", frame < 0 ? "No frame yet" : `Frame ${frame} of lane ${this.lane}. Arrow keys move the token, Escape lets go.`);
+    if (this.token?.frame === frame) outline(pen, this.token, this.stage.model, 512, 320, colours);
+    this.big.setAttribute(
+      "aria-label",
+      frame < 0 ? "No frame yet" : `Frame ${frame} of lane ${this.lane}. Arrow keys move the token, Escape lets go.`,
+    );
     this.where.textContent = this.token
       ? `Token row ${this.token.row}, column ${this.token.column} of frame ${this.token.frame}${this.fixed ? ", held; tap it again to let go" : ""}`
       : frame >= 0
@@ -213,78 +250,15 @@ class Gaze {
         : "";
   }
 
-  outline(pen, width, height, colours) {
-    const { rows, columns } = this.stage.model,
-      { row, column } = this.token,
-      wide = width / columns,
-      high = height / rows,
-      line = width / 170;
-    pen.lineWidth = 2 * line;
-    pen.strokeStyle = "#ffffff";
-    pen.strokeRect(column * wide + line, row * high + line, wide - 2 * line, high - 2 * line);
-    pen.lineWidth = line;
-    pen.strokeStyle = colours.probe;
-    pen.strokeRect(column * wide + line, row * high + line, wide - 2 * line, high - 2 * line);
-  }
-
-  // The key frames on the film: those of the map, or of the newest measurement, or the newest pictures.
-  frames() {
-    const { thumbs, newest, model } = this.stage,
-      known = this.seen?.frames;
-    if (newest < 0 || !model.chunk) return [];
-    const last = (Math.min(this.stage.on, newest) + 1) * model.chunk - 1;
-    return (known || [...thumbs.frames.keys()].filter((frame) => frame <= last).slice(-model.window)).slice(-FILM);
-  }
-
-  shots(colours) {
-    const frames = this.frames(),
-      print = frames.join();
-    if (print !== this.printed) {
-      const old = this.cells;
-      this.cells = new Map(frames.map((frame) => [frame, old.get(frame) || this.shot(frame)]));
-      this.film.replaceChildren(...[...this.cells.values()].map(({ node }) => node));
-    }
-    this.printed = print;
-    for (const [frame, cell] of this.cells) this.heat(cell, frame, colours);
-  }
-
-  shot(frame) {
-    const canvas = el("canvas", { width: SHOT[0], height: SHOT[1], "data-frame": frame }),
-      text = el("span");
-    return { node: el("figure", { class: "look" }, canvas, el("figcaption", {}, el("b", {}, String(frame)), text)), canvas, text };
-  }
-
-  heat({ node, canvas, text }, frame, colours) {
-    const pen = canvas.getContext("2d"),
-      picture = this.stage.thumbs.frames.get(frame),
-      map = this.seen,
-      place = map ? map.frames.indexOf(frame) : -1;
-    pen.clearRect(0, 0, ...SHOT);
-    pen.filter = map ? "grayscale(0.7) brightness(0.7)" : "none";
-    if (picture) pen.drawImage(picture, 0, 0, ...SHOT);
-    pen.filter = "none";
-    if (place >= 0 && !this.hidden(frame)) heatmap(pen, map, place, { size: SHOT, level: (weight) => this.level(weight), lost: this.lost(frame), least: this.most * 0.02 }, colours);
-    if (this.token?.frame === frame) this.outline(pen, ...SHOT, colours);
-    const share = place >= 0 ? map.share[place] : null;
-    text.textContent = this.hidden(frame) ? "sink hidden" : share === null ? (map ? "not held" : "") : pctOf(share);
-    node.classList.toggle("out", Boolean(map) && share === null);
-  }
-
-  // Whether lane B no longer holds a token that lane A's map tells about; null where nothing is known.
-  lost(frame) {
-    const b = this.map?.B;
-    if (this.lane !== "A" || this.toward !== "keys" || !b) return null;
-    const place = b.frames.indexOf(frame);
-    return (row, column) => place < 0 || Number.isNaN(b.values[(place * b.rows + row) * b.columns + column]);
-  }
-
   words() {
     if (!this.token) this.told.textContent = "";
     else if (this.map) {
       const where = this.seen ? "" : `Lane ${this.lane} holds nothing of this frame now. `,
-        side = this.toward === "keys" ? (this.map.B?.text || "") : "Brightness: how much each query of the chunk gives to this token.";
+        side = this.toward === "keys" ? this.map.B?.text || "" : "Brightness: how much each query of the chunk gives to this token.";
       this.told.textContent = `${where}${side}${this.lane === "A" && this.map.B?.text ? " Dashed red: gone from lane B." : ""}`;
     } else if (this.busy) this.told.textContent = "Looking …";
-    this.node.dataset.map = this.seen ? `${this.seen.layer},${this.seen.head},${this.seen.frame},${this.seen.row},${this.seen.column},${this.seen.toward}` : "";
+    this.node.dataset.map = this.seen
+      ? `${this.seen.layer},${this.seen.head},${this.seen.frame},${this.seen.row},${this.seen.column},${this.seen.toward}`
+      : "";
   }
 }

@@ -55,8 +55,14 @@ class HeadGrid {
       }
       return row;
     });
-    this.mixes = Array.from({ length: layers }, () => el("span", { class: "mix" }, el("i", { class: "static" }), el("i", { class: "dynamic" })));
-    this.node.replaceChildren(top, ...rows, el("div", { class: "row mixes", "aria-hidden": "true" }, axis("presentation", ""), ...this.mixes));
+    this.mixes = Array.from({ length: layers }, () =>
+      el("span", { class: "mix" }, el("i", { class: "static" }), el("i", { class: "dynamic" })),
+    );
+    this.node.replaceChildren(
+      top,
+      ...rows,
+      el("div", { class: "row mixes", "aria-hidden": "true" }, axis("presentation", ""), ...this.mixes),
+    );
   }
 
   label(layer, head) {

@@ -8,7 +8,11 @@ class Histogram {
     this.canvas = el("canvas", { role: "img" });
     this.title = el("b");
     this.hint = el("span");
-    this.grip = el("button", { type: "button", class: "grip", role: "slider", "aria-label": "Threshold", "aria-valuemin": 0, "aria-valuemax": 1 }, el("i"));
+    this.grip = el(
+      "button",
+      { type: "button", class: "grip", role: "slider", "aria-label": "Threshold", "aria-valuemin": 0, "aria-valuemax": 1 },
+      el("i"),
+    );
     this.label = el("p", { class: "at", "aria-hidden": "true" });
     this.node = el(
       "div",
@@ -70,13 +74,24 @@ class Histogram {
     const { pen, width, height } = sharp(this.canvas),
       counts = store.counts(),
       metric = METRICS[store.metric];
-    const heads = [...store.all()].map(([layer, head]) => ({ layer, head, value: store.value(store.metric, layer, head) })).filter(({ value }) => value !== null);
+    const heads = [...store.all()]
+      .map(([layer, head]) => ({ layer, head, value: store.value(store.metric, layer, head) }))
+      .filter(({ value }) => value !== null);
     const top = store.metric === "error" ? Math.max(0.01, ...heads.map(({ value }) => value)) * 1.02 : 1,
       base = height - 30,
       x = (value) => PAD + (value / top) * (width - 2 * PAD);
     this.title.textContent = `${heads.length} heads by ${metric.title.toLowerCase()}`;
-    this.hint.textContent = !heads.length ? "measured while the lanes run" : store.metric !== "score" ? "" : store.cut ? "drag the threshold" : "classes by rank, so they may overlap; drag to use a threshold";
-    this.canvas.setAttribute("aria-label", `${heads.length} heads by ${metric.title.toLowerCase()}: ${counts.dynamic} dynamic, ${counts.static} static`);
+    this.hint.textContent = !heads.length
+      ? "measured while the lanes run"
+      : store.metric !== "score"
+        ? ""
+        : store.cut
+          ? "drag the threshold"
+          : "classes by rank, so they may overlap; drag to use a threshold";
+    this.canvas.setAttribute(
+      "aria-label",
+      `${heads.length} heads by ${metric.title.toLowerCase()}: ${counts.dynamic} dynamic, ${counts.static} static`,
+    );
     this.piles(pen, colours, heads, { x, top, base, width });
     this.axis(pen, colours, { x, top, base, width });
     this.chosen(pen, colours, { x, base });

@@ -29,7 +29,9 @@ class Lab {
     const skip = choice(this.root, "skip", (value) => this.ready && store.set({ skip: +value, source: "run" }));
     skip("1");
     this.ready = true;
-    part("run").addEventListener("click", () => document.querySelector(/running|paused|queue|loading/.test(stage.board.name) && stage.run ? "#pause" : "#start")?.click());
+    part("run").addEventListener("click", () =>
+      document.querySelector(/running|paused|queue|loading/.test(stage.board.name) && stage.run ? "#pause" : "#start")?.click(),
+    );
     part("benchmark").addEventListener("click", () => store.set({ benchmark: !store.benchmark }));
     new ResizeObserver(() => stage.redraw()).observe(this.root);
   }
@@ -39,17 +41,43 @@ class Lab {
     const { store } = this.stage,
       draw = () => Math.floor(Math.random() * 1e6);
     const ways = [
-      ["profile", "As profiled", () => ({ rule: "profile", threshold: null, overrides: new Map() }), "The profile's own classes, no override"],
+      [
+        "profile",
+        "As profiled",
+        () => ({ rule: "profile", threshold: null, overrides: new Map() }),
+        "The profile's own classes, no override",
+      ],
       ["inverted", "Invert", () => ({ rule: "inverted" }), "Static and dynamic exchanged"],
-      ["random", "Random, same size", () => ({ rule: `random:${draw()}` }), "As many static heads in every layer, drawn anew at each press"],
+      [
+        "random",
+        "Random, same size",
+        () => ({ rule: `random:${draw()}` }),
+        "As many static heads in every layer, drawn anew at each press",
+      ],
       ["all-static", "All static", () => ({ rule: "all-static" }), ""],
       ["all-dynamic", "All dynamic", () => ({ rule: "all-dynamic" }), ""],
     ];
     const quota = el("select", { "aria-label": "Share of static heads in every layer" });
     for (const share of [0.25, 0.5, 0.75]) quota.append(el("option", { value: share, selected: share === 0.5 }, `${100 * share} %`));
     quota.addEventListener("change", () => store.classify({ rule: `quota:${quota.value}` }));
-    const by = el("span", { class: "quota" }, el("button", { type: "button", class: "plain", "data-rule-name": "quota", title: "In every layer the heads with the highest scores", onclick: () => store.classify({ rule: `quota:${quota.value}` }) }, "Same share per layer"), quota);
-    const button = ([name, text, edits, title]) => el("button", { type: "button", class: "plain", "data-rule-name": name, title, onclick: () => store.classify(edits()) }, text);
+    const by = el(
+      "span",
+      { class: "quota" },
+      el(
+        "button",
+        {
+          type: "button",
+          class: "plain",
+          "data-rule-name": "quota",
+          title: "In every layer the heads with the highest scores",
+          onclick: () => store.classify({ rule: `quota:${quota.value}` }),
+        },
+        "Same share per layer",
+      ),
+      quota,
+    );
+    const button = ([name, text, edits, title]) =>
+      el("button", { type: "button", class: "plain", "data-rule-name": name, title, onclick: () => store.classify(edits()) }, text);
     node.replaceChildren(el("b", {}, "Classes of lane B"), ...ways.map(button), by);
   }
 
@@ -67,9 +95,17 @@ class Lab {
     set("title", `${store.layers * store.heads} heads, ${store.layers} layers by ${store.heads}`);
     set("when", inForce(store));
     set("rule", `${METRICS[store.metric].words} ${store.source === "run" ? "" : `Profile. ${store.profile.rule} ${store.profile.note}`}`);
-    set("honest", store.benchmark ? "Benchmark mode: nothing is measured of heads from the next chunk on, so that no probe takes time. What is shown is from before." : store.told ? `${store.told.text.how} Honest meter: ${store.told.text.probe}.` : `${counts.all} heads of the bundled profile. What they look at is measured while the lanes run.`);
+    set(
+      "honest",
+      store.benchmark
+        ? "Benchmark mode: nothing is measured of heads from the next chunk on, so that no probe takes time. What is shown is from before."
+        : store.told
+          ? `${store.told.text.how} Honest meter: ${store.told.text.probe}.`
+          : `${counts.all} heads of the bundled profile. What they look at is measured while the lanes run.`,
+    );
     this.root.querySelector("[data-benchmark]").setAttribute("aria-pressed", String(store.benchmark));
-    for (const button of this.root.querySelectorAll("[data-rule-name]")) button.setAttribute("aria-pressed", String(store.wanted.rule.split(":")[0] === button.dataset.ruleName));
+    for (const button of this.root.querySelectorAll("[data-rule-name]"))
+      button.setAttribute("aria-pressed", String(store.wanted.rule.split(":")[0] === button.dataset.ruleName));
     for (const view of this.views) view.draw(colours);
   }
 

@@ -19,14 +19,38 @@ class Paint {
       this.ask();
     });
     node.replaceChildren(
-      el("header", {}, el("div", {}, el("h3", {}, "Paint a policy"), el("p", {}, "What may heads of each class keep? Columns are past frames by age, rows are segments of a frame, top to bottom. Drag to paint; arrow keys and space work too. Pale: kept on the way to an older age."))),
-      el("div", { class: "tools" }, preset("Nothing", () => false), preset("Last frame", (age) => age === 1), preset("Last three", (age) => age <= 3), preset("Everything", () => true), el("label", { class: "quota" }, "Sink frames ", sink)),
+      el(
+        "header",
+        {},
+        el(
+          "div",
+          {},
+          el("h3", {}, "Paint a policy"),
+          el(
+            "p",
+            {},
+            "What may heads of each class keep? Columns are past frames by age, rows are segments of a frame, top to bottom. Drag to paint; arrow keys and space work too. Pale: kept on the way to an older age.",
+          ),
+        ),
+      ),
+      el(
+        "div",
+        { class: "tools" },
+        preset("Nothing", () => false),
+        preset("Last frame", (age) => age === 1),
+        preset("Last three", (age) => age <= 3),
+        preset("Everything", () => true),
+        el("label", { class: "quota" }, "Sink frames ", sink),
+      ),
       (this.scroll = el("div", { class: "scroll" }, this.grid)),
       this.price,
       el("div", { class: "foot" }, this.words, this.apply),
     );
     this.grid.addEventListener("pointerdown", (event) => this.begin(event));
-    this.grid.addEventListener("pointermove", (event) => this.brush && this.stroke(document.elementFromPoint(event.clientX, event.clientY)));
+    this.grid.addEventListener(
+      "pointermove",
+      (event) => this.brush && this.stroke(document.elementFromPoint(event.clientX, event.clientY)),
+    );
     window.addEventListener("pointerup", () => this.end());
     window.addEventListener("pointercancel", () => this.end());
     this.grid.addEventListener("keydown", (event) => this.key(event));
@@ -49,7 +73,8 @@ class Paint {
 
   // What is painted at a later age has to be kept until then.
   through(kind, age, segment) {
-    for (let later = age + this.stage.facts.chunk; later <= this.ages; later += this.stage.facts.chunk) if (this.has(kind, later, segment)) return true;
+    for (let later = age + this.stage.facts.chunk; later <= this.ages; later += this.stage.facts.chunk)
+      if (this.has(kind, later, segment)) return true;
     return false;
   }
 
@@ -72,7 +97,11 @@ class Paint {
 
   // The policy as it is written: painted:sink=1,static=1,dynamic=1+2.0.
   get spelling() {
-    const list = (kind) => [...this.cells[kind]].map((cell) => cell.replace(".all", "")).sort((a, b) => a - b).join("+");
+    const list = (kind) =>
+      [...this.cells[kind]]
+        .map((cell) => cell.replace(".all", ""))
+        .sort((a, b) => a - b)
+        .join("+");
     return `painted:sink=${this.sink},static=${list("static")},dynamic=${list("dynamic")}`;
   }
 
@@ -109,7 +138,11 @@ class Paint {
       return this.ask();
     }
     const row = (kind === "dynamic" ? this.segments : 0) + +segment + by[1],
-      to = { kind: row < this.segments ? "static" : "dynamic", segment: ((row % this.segments) + this.segments) % this.segments, age: +age + by[0] };
+      to = {
+        kind: row < this.segments ? "static" : "dynamic",
+        segment: ((row % this.segments) + this.segments) % this.segments,
+        age: +age + by[0],
+      };
     const next = row >= 0 && this.grid.querySelector(`[data-kind="${to.kind}"][data-age="${to.age}"][data-segment="${to.segment}"]`);
     if (!next) return;
     cell.tabIndex = -1;
@@ -123,12 +156,41 @@ class Paint {
     this.grid.style.setProperty("--columns", ages.length + chunk);
     const block = (kind) => {
       const rows = Array.from({ length: this.segments }, (_, segment) =>
-        el("div", { class: "ages", role: "row" }, ...ages.map((age) => el("button", { type: "button", role: "gridcell", tabindex: kind === "static" && age === 1 && !segment ? 0 : -1, "data-kind": kind, "data-age": age, "data-segment": segment, "aria-label": `${kind} heads, age ${age}, segment ${segment + 1} of ${this.segments}` })), ...Array.from({ length: chunk }, () => el("i", { "aria-hidden": "true" }))),
+        el(
+          "div",
+          { class: "ages", role: "row" },
+          ...ages.map((age) =>
+            el("button", {
+              type: "button",
+              role: "gridcell",
+              tabindex: kind === "static" && age === 1 && !segment ? 0 : -1,
+              "data-kind": kind,
+              "data-age": age,
+              "data-segment": segment,
+              "aria-label": `${kind} heads, age ${age}, segment ${segment + 1} of ${this.segments}`,
+            }),
+          ),
+          ...Array.from({ length: chunk }, () => el("i", { "aria-hidden": "true" })),
+        ),
       );
-      return el("div", { class: `block ${kind}`, role: "grid", "aria-label": `What ${kind} heads keep` }, el("p", {}, glyph(kind), el("b", {}, kind[0].toUpperCase() + kind.slice(1))), el("div", {}, ...rows));
+      return el(
+        "div",
+        { class: `block ${kind}`, role: "grid", "aria-label": `What ${kind} heads keep` },
+        el("p", {}, glyph(kind), el("b", {}, kind[0].toUpperCase() + kind.slice(1))),
+        el("div", {}, ...rows),
+      );
     };
-    const axis = el("div", { class: "ages axis", "aria-hidden": "true" }, ...ages.map((age) => el("span", {}, age === 1 || age % 3 === 0 ? String(age) : "")), ...Array.from({ length: chunk }, (_, i) => el("span", {}, i === 1 || chunk === 1 ? "now" : "")));
-    this.grid.replaceChildren(block("static"), block("dynamic"), el("div", { class: "block" }, el("p", { class: "small" }, "frames ago"), el("div", {}, axis)));
+    const axis = el(
+      "div",
+      { class: "ages axis", "aria-hidden": "true" },
+      ...ages.map((age) => el("span", {}, age === 1 || age % 3 === 0 ? String(age) : "")),
+      ...Array.from({ length: chunk }, (_, i) => el("span", {}, i === 1 || chunk === 1 ? "now" : "")),
+    );
+    this.grid.replaceChildren(
+      block("static"),
+      block("dynamic"),
+      el("div", { class: "block" }, el("p", { class: "small" }, "frames ago"), el("div", {}, axis)),
+    );
   }
 
   draw() {
@@ -155,7 +217,9 @@ class Paint {
     const answer = await this.stage.ask("paint", { painted: this.spelling });
     this.busy = false;
     const facts = answer.ok ? answer.facts : [];
-    this.price.replaceChildren(...facts.map(([value, unit, name]) => el("div", {}, el("dd", {}, el("b", {}, value), " ", unit), el("dt", {}, name))));
+    this.price.replaceChildren(
+      ...facts.map(([value, unit, name]) => el("div", {}, el("dd", {}, el("b", {}, value), " ", unit), el("dt", {}, name))),
+    );
     this.words.textContent = answer.ok ? answer.text : answer.error;
     this.words.classList.toggle("error", !answer.ok);
   }

@@ -9,7 +9,8 @@ class Scatter {
     this.note = el("p", { class: "small", role: "status" });
     const pick = (axis) => {
       const select = el("select", { "aria-label": axis === "x" ? "Metric to the right" : "Metric upwards" });
-      for (const [name, { title }] of Object.entries(METRICS)) select.append(el("option", { value: name, selected: name === this.axes[axis] }, title));
+      for (const [name, { title }] of Object.entries(METRICS))
+        select.append(el("option", { value: name, selected: name === this.axes[axis] }, title));
       select.addEventListener("change", () => {
         this.axes[axis] = select.value;
         this.brush(null);
@@ -57,9 +58,15 @@ class Scatter {
     const { store } = this;
     if (!this.canvas.clientWidth || !store.profile) return;
     const { pen, width, height } = sharp(this.canvas),
-      heads = [...store.all()].map(([layer, head]) => ({ layer, head, a: store.value(this.axes.x, layer, head), b: store.value(this.axes.y, layer, head) })).filter(({ a, b }) => a !== null && b !== null);
+      heads = [...store.all()]
+        .map(([layer, head]) => ({ layer, head, a: store.value(this.axes.x, layer, head), b: store.value(this.axes.y, layer, head) }))
+        .filter(({ a, b }) => a !== null && b !== null);
     this.clear.hidden = !store.brush;
-    this.note.textContent = store.brush ? `${store.brush.size} heads highlighted in the map.` : heads.length ? "Drag a frame around heads to highlight them in the map." : "";
+    this.note.textContent = store.brush
+      ? `${store.brush.size} heads highlighted in the map.`
+      : heads.length
+        ? "Drag a frame around heads to highlight them in the map."
+        : "";
     this.canvas.setAttribute("aria-label", `${METRICS[this.axes.y].title} by ${METRICS[this.axes.x].title} of ${heads.length} heads`);
     this.points = [];
     if (!heads.length) return blank(pen, colours, width, height);

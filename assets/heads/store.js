@@ -11,7 +11,11 @@ const PINS = 4,
     "all-dynamic": "all dynamic",
   };
 const METRICS = {
-  score: { title: "Score", grid: "scores", words: "Share of attention on the newest frames. High: static. Low: dynamic, it needs history." },
+  score: {
+    title: "Score",
+    grid: "scores",
+    words: "Share of attention on the newest frames. High: static. Low: dynamic, it needs history.",
+  },
   coverage: { title: "Coverage", grid: "coverage", words: "Share of this head's attention in A that falls on what lane B still holds." },
   entropy: { title: "Entropy", grid: "entropy", words: "How widely attention spreads: 0 one place, 1 everywhere alike." },
   sink: { title: "Sink share", grid: "sink", words: "Share of attention on the first frame of the video." },
@@ -164,7 +168,10 @@ class HeadStore {
 
   // Whether the score alone tells the classes apart, as a threshold does.
   get cut() {
-    return this.wanted.rule === "threshold" || [...this.all()].every(([l, h]) => this.profile.scores[l][h] >= this.threshold === (this.kind(l, h) === "static"));
+    return (
+      this.wanted.rule === "threshold" ||
+      [...this.all()].every(([l, h]) => this.profile.scores[l][h] >= this.threshold === (this.kind(l, h) === "static"))
+    );
   }
 
   undecided(layer, head) {
@@ -176,12 +183,20 @@ class HeadStore {
   counts() {
     const heads = [...this.all()],
       fixed = heads.filter(([l, h]) => this.kind(l, h) === "static").length;
-    return { all: heads.length, static: fixed, dynamic: heads.length - fixed, undecided: heads.filter(([l, h]) => this.undecided(l, h)).length };
+    return {
+      all: heads.length,
+      static: fixed,
+      dynamic: heads.length - fixed,
+      undecided: heads.filter(([l, h]) => this.undecided(l, h)).length,
+    };
   }
 
   // Whether lane B already runs with the classes shown.
   get applied() {
-    return Boolean(this.force) && this.force.static.every((row, layer) => row.length === this.roles[layer].size && row.every((head) => this.roles[layer].has(head)));
+    return (
+      Boolean(this.force) &&
+      this.force.static.every((row, layer) => row.length === this.roles[layer].size && row.every((head) => this.roles[layer].has(head)))
+    );
   }
 
   // ---- what a person does

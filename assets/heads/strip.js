@@ -10,11 +10,29 @@ class Strip {
     this.canvas = el("canvas", { role: "img" });
     this.matrix = null;
     const seg = el("div", { class: "seg", role: "group", "aria-label": "Axis", "data-choice": "axis" });
-    for (const [value, text] of [["frame", "Frame"], ["age", "Age"]]) seg.append(el("button", { type: "button", "data-value": value }, text));
+    for (const [value, text] of [
+      ["frame", "Frame"],
+      ["age", "Age"],
+    ])
+      seg.append(el("button", { type: "button", "data-value": value }, text));
     this.legend = el("div", { class: "colourbar", "aria-hidden": "true" }, el("i"), el("span", {}, "0.01 %"), el("span", {}, "100 %, log"));
     this.note = el("p", { class: "small" });
     node.replaceChildren(
-      el("header", {}, el("div", {}, el("h3", {}, "Pinned heads over the frames"), el("p", {}, "Share of attention per key frame in lane A. Letters: what lane B still holds for that head. Hatched: gone from lane B.")), seg),
+      el(
+        "header",
+        {},
+        el(
+          "div",
+          {},
+          el("h3", {}, "Pinned heads over the frames"),
+          el(
+            "p",
+            {},
+            "Share of attention per key frame in lane A. Letters: what lane B still holds for that head. Hatched: gone from lane B.",
+          ),
+        ),
+        seg,
+      ),
       this.canvas,
       el("div", { class: "foot" }, this.legend, this.note),
     );
@@ -37,7 +55,12 @@ class Strip {
       mine = this.matrix;
     if (mine && mine.layer === layer && mine.head === head && mine.chunk <= stage.on)
       mine.queries.forEach((query, place) =>
-        rows.push({ label: `query ${query}`, frames: mine.frames, share: mine.values.subarray(place * mine.frames.length, (place + 1) * mine.frames.length), fine: true }),
+        rows.push({
+          label: `query ${query}`,
+          frames: mine.frames,
+          share: mine.values.subarray(place * mine.frames.length, (place + 1) * mine.frames.length),
+          fine: true,
+        }),
       );
     return rows;
   }
@@ -66,12 +89,17 @@ class Strip {
     const { pen, width, height } = sharp(this.canvas);
     if (!rows.length) return blank(pen, colours, width, height);
     const newest = Math.max(...rows.map((row) => row.frames.at(-1))),
-      frames = [...new Set(rows.flatMap(({ frames, share }) => frames.filter((_, place) => !Number.isNaN(share[place]))))].sort((a, b) => a - b);
+      frames = [...new Set(rows.flatMap(({ frames, share }) => frames.filter((_, place) => !Number.isNaN(share[place]))))].sort(
+        (a, b) => a - b,
+      );
     this.scale = { left: 74, slot: (width - 74) / frames.length, frames };
     rows.forEach((row, index) => this.line(pen, colours, row, index, newest));
     this.ticks(pen, colours, rows.length * ROW + 6, newest);
     this.note.textContent = `${this.store.told?.text.how || ""}${this.matrix ? " Query rows: every query, exact." : ""}`;
-    this.canvas.setAttribute("aria-label", `Attention share of ${rows.map((row) => row.label).join(", ")} over ${frames.length} key frames`);
+    this.canvas.setAttribute(
+      "aria-label",
+      `Attention share of ${rows.map((row) => row.label).join(", ")} over ${frames.length} key frames`,
+    );
   }
 
   line(pen, colours, { label, frames, share, layer, head, chunk, fine }, index, newest) {

@@ -42,7 +42,13 @@ class Film {
     this.shares(columns, maps);
     rows.forEach(({ lane, kept }, index) => {
       const old = before[lane]?.layer === residency[lane].layer ? before[lane].kept : [];
-      this.strip(this.stows[index], lane, kept, columns, old.find(({ name }) => name === kept.name));
+      this.strip(
+        this.stows[index],
+        lane,
+        kept,
+        columns,
+        old.find(({ name }) => name === kept.name),
+      );
     });
     this.similar(columns, residency.B?.similarity || residency.A?.similarity);
     this.rest(columns, maps, residency);
@@ -76,7 +82,14 @@ class Film {
     this.bars.node.addEventListener("pointerover", (event) => this.compare(event.target));
     this.bars.node.addEventListener("pointerleave", () => this.compare(null));
     const key = (mark, text) => el("li", {}, el("b", { class: `chip ${mark}` }, mark === "gone" ? "" : mark), text);
-    const keys = el("ul", { class: "keys" }, ...["S", "L", "D", "C"].map((mark) => key(mark, WORDS[mark])), key("gone", "forgotten"), el("li", {}, el("b", { class: "chip entering" }, "·"), "just came in"), el("li", {}, el("b", { class: "chip gone leaving" }, "×"), "just went"));
+    const keys = el(
+      "ul",
+      { class: "keys" },
+      ...["S", "L", "D", "C"].map((mark) => key(mark, WORDS[mark])),
+      key("gone", "forgotten"),
+      el("li", {}, el("b", { class: "chip entering" }, "·"), "just came in"),
+      el("li", {}, el("b", { class: "chip gone leaving" }, "×"), "just went"),
+    );
     const left = this.card.querySelector(".scroll")?.scrollLeft;
     this.scroll = el(
       "div",

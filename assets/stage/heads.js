@@ -20,7 +20,8 @@ class HeadMap {
   }
 
   build({ rule, note }) {
-    const words = "Score: share of attention a head spends on the newest frames. High: it hardly looks back (static). Low: it needs history (dynamic).";
+    const words =
+      "Score: share of attention a head spends on the newest frames. High: it hardly looks back (static). Low: it needs history (dynamic).";
     this.when = el("p", { class: "when", "aria-live": "polite" });
     this.rule = el("p", { class: "rule" }, el("b", {}, "How roles were chosen. "), rule, note ? ` ${note}` : "");
     const open = el("button", { type: "button", class: "plain", onclick: () => tab("Heads") }, "Open in Heads");
@@ -49,7 +50,9 @@ function inForce(store) {
     asked = more ? `${words}, ${more} ${more === 1 ? "override" : "overrides"}` : words;
   if (!store.parts) return `Classes: ${asked}. Lane B's policy treats all heads alike, so they change nothing there.`;
   if (!store.force) return `Classes: ${asked}. Lane B takes them when it starts.`;
-  return store.applied ? `Classes: ${asked}. In force in lane B since chunk ${store.force.chunk + 1}.` : `Classes: ${asked}. Lane B takes them at its next chunk.`;
+  return store.applied
+    ? `Classes: ${asked}. In force in lane B since chunk ${store.force.chunk + 1}.`
+    : `Classes: ${asked}. Lane B takes them at its next chunk.`;
 }
 
 // Goes to a tab of the page by its name.

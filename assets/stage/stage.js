@@ -174,7 +174,7 @@ class Stage {
     const short = {
       prompt: event.state === "received" ? "prompt received" : "new prompt",
       policy: `${lane} policy changed`,
-      parameter: `${lane} setting changed`,
+      parameter: /now (static|dynamic)/.test(event.text) ? `${lane} classes changed` : `${lane} setting changed`,
     }[event.kind];
     this.charts.marks = this.timeline.marks = [...marks.filter((old) => !waiting(old)), { ...event, short }].slice(-60);
   }
@@ -193,13 +193,14 @@ class Stage {
       this.on = this.timeline.on = chunk.chunk;
       this.redraw();
     }
+    if (this.colours) this.lab?.gaze.follow(this.colours);
   }
 
   redraw() {
     if (this.asked) return;
     this.asked = requestAnimationFrame(() => {
       this.asked = null;
-      const colours = palette(this.root);
+      const colours = (this.colours = palette(this.root));
       this.charts.draw(colours, this.player.scrub !== null ? this.on : null);
       this.store.on = this.on < 0 ? Infinity : this.on;
       this.map.draw(colours);
@@ -235,7 +236,8 @@ class Stage {
   // What a lane holds for a class of heads, as far as the layer on show tells: parts by frame, with their letters; null when not known.
   holding(lane, layer, kind, chunk = this.on) {
     const event = this.at(this.residency[lane], undefined, chunk);
-    if (!event || (event.layer !== layer && (event.kept.length < 2 || this.store.ruled(layer) || this.store.ruled(event.layer)))) return null;
+    if (!event || (event.layer !== layer && (event.kept.length < 2 || this.store.ruled(layer) || this.store.ruled(event.layer))))
+      return null;
     const kept = event.kept.find((entry) => entry.name.includes(kind)) || (event.layer === layer ? event.kept[0] : null);
     if (!kept) return null;
     const held = new Map(kept.frames.map(([frame, , parts]) => [frame, parts]));
