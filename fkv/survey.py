@@ -142,23 +142,34 @@ def _binned(attention: Tensor, column: Tensor, columns: int) -> tuple[Tensor, Te
 def coverage(seen: Surveyed, held: Sequence[HeadGroup], geometry: Geometry) -> Tensor:
     """Share [heads] of each head's attention on tokens that `held`, another cache's groups of the same layer, holds for that head. The
     chunk being drawn is always held."""
-    heads = len(seen.score)
-    out = torch.zeros(heads, device=seen.score.device)
-    kept = {head: ids for group in held for head, ids in zip(group.members, _per_head(group, geometry))}
+    out = torch.zeros(len(seen.score), device=seen.score.device)
     first = (seen.frames[-1] + 1 - geometry.chunk) * geometry.tokens
     for part in seen.weights:
-        for row, head in enumerate(part.members):
-            ids = part.ids if part.ids.dim() == 1 else part.ids[row]
-            there = ids >= first
-            if head in kept:
-                there = there | torch.isin(ids, kept[head])
-            out[head] = part.mean[row][there].sum()
+        left = set(part.members)
+        for group in held:
+            both = [head for head in part.members if head in group.members]
+            left.difference_update(both)
+            if both:
+                rows, theirs = ([members.index(head) for head in both] for members in (part.members, group.members))
+                there = _held(part.ids, rows, token_ids(group.pos, geometry), theirs) | (_rows(part.ids, rows) >= first)
+                out[both] = (part.mean[rows] * there).sum(dim=1)
+        if left:
+            rows = [part.members.index(head) for head in sorted(left)]
+            out[sorted(left)] = (part.mean[rows] * (_rows(part.ids, rows) >= first)).sum(dim=1)
     return out
 
 
-def _per_head(group: HeadGroup, geometry: Geometry) -> list[Tensor]:
-    ids = token_ids(group.pos, geometry)
-    return [ids] * len(group.members) if ids.dim() == 1 else list(ids)
+def _rows(ids: Tensor, rows: list[int]) -> Tensor:
+    """Ids [s] that all heads share, or those [h, s] of some rows."""
+    return ids if ids.dim() == 1 else ids[rows]
+
+
+def _held(ids: Tensor, rows: list[int], kept: Tensor, theirs: list[int]) -> Tensor:
+    """Which ids are among those kept, [s] where all heads share both, else [h, s]."""
+    if ids.dim() == kept.dim() == 1:
+        return torch.isin(ids, kept)
+    pairs = zip(_rows(ids, rows).expand(len(rows), -1), _rows(kept, theirs).expand(len(theirs), -1))
+    return torch.stack([torch.isin(own, other) for own, other in pairs])
 
 
 class Running:

@@ -108,13 +108,77 @@ def test_measuring_covers_prompts_and_passes_and_says_how_stable_it_is() -> None
 
     profile = measure(make, ["a", "b", "c", "d"], progress=lambda done, due: told.append((done, due)))
     assert (profile.model, profile.layers, profile.heads, profile.rule) == ("little", 2, 2, "none")
-    assert profile.recipe["history"] == 21
+    assert profile.recipe["history"] == 18, "what the model was trained to see, less the chunk"
     assert profile.recipe["passes"] == 2
     assert set(profile.stability) == {"prompts", "passes"}
     assert profile.errors is not None
-    assert told[-1] == (32, 32)
+    assert told[-1] == (28, 28)
     assert measure(make, ["a", "b", "c", "d"]).scores == profile.scores
     assert measure(make, ["a"]).stability.keys() == {"passes"}
+
+
+def test_measuring_keeps_every_prompt_step_and_chunk_and_both_published_recipes() -> None:
+    spec = tiny_spec(heads=2, layers=2, rows=2, columns=2, steps=3)
+
+    def make(prompt: str, number: int) -> Stream:
+        return tiny_stream(spec, "full:9", seed=number)
+
+    profile = measure(make, ["a", "b"], history=6, chunks=2)
+    assert [len(tables or ()) for tables in (profile.samples, profile.steps, profile.chunks)] == [2, 3, 2]
+    for tables in (profile.samples, profile.steps, profile.chunks):
+        assert torch.tensor(tables).mean(dim=0).flatten().tolist() == pytest.approx(sum(profile.scores or (), ()), abs=1e-4)
+    assert set(profile.variants) == {"skip_first_k=3"}
+    other = measure(make, ["a", "b"], history=6, chunks=2, skip_first_k=3)
+    assert profile.variants["skip_first_k=3"] == pytest.approx(torch.tensor(other.scores).numpy(), abs=1e-4)
+    assert other.variants["skip_first_k=1"] == pytest.approx(torch.tensor(profile.scores).numpy(), abs=1e-4)
+    again = profile.by_quota(0.5)
+    assert set(again.stability) > {"agreement_prompts", "agreement_passes", "agreement_chunks", "flips", "spread"}
+    assert HeadProfile.from_json(again.to_json()) == again
+
+
+def test_a_measurement_goes_on_where_it_was_interrupted_and_comes_to_the_same() -> None:
+    spec = tiny_spec(heads=2, layers=2, rows=2, columns=2, steps=1)
+    kept: list[torch.Tensor] = []
+
+    def make(prompt: str, number: int) -> Stream:
+        return tiny_stream(spec, "full", seed=number)
+
+    def once(measured: torch.Tensor) -> bool:
+        kept.append(measured)
+        return False
+
+    prompts = ["a", "b", "c"]
+    first = measure(make, prompts, history=6, keep=once)
+    assert (len(kept), first.recipe["prompts"]) == (1, 1)
+    told: list[int] = []
+    rest = measure(make, prompts, history=6, known=kept, progress=lambda done, due: told.append(done))
+    assert told == [4, 5, 6, 7, 8, 9]
+    assert rest == measure(make, prompts, history=6)
+
+
+def test_stability_counts_what_single_prompts_class_otherwise() -> None:
+    one, two = ((0.9, 0.1), (0.3, 0.8)), ((0.9, 0.5), (0.4, 0.7))
+    profile = replace(HeadProfile.of_scores("t", [[0.9, 0.3], [0.35, 0.75]]), samples=(one, two)).by_threshold(0.4)
+    assert profile.roles() == ((0,), (1,))
+    assert profile.flips == ((0.0, 0.5), (0.5, 0.0))
+    assert profile.stability == pytest.approx({"agreement_prompts": 0.75, "flips": 0.5, "spread": 0.15 / 2**0.5}, abs=1e-5)
+    by_rank = profile.by_quota(0.5)
+    assert by_rank.stability["agreement_prompts"] == 1
+    assert by_rank.inverted().flips == by_rank.flips
+    assert by_rank.random(1).flips is None
+
+
+def test_two_profiles_agree_by_share_kappa_and_head() -> None:
+    profile = PROFILE.by_threshold(0.8)
+    found = profile.agreement(PROFILE.by_quota(0.5))
+    assert found.differing == ((1, 3),)
+    assert found.counts == ((3, 0), (1, 4))
+    assert found.share == 7 / 8
+    assert found.kappa == pytest.approx((7 / 8 - 1 / 2) / (1 / 2))
+    assert profile.agreement(profile.inverted()).share == 0
+    assert profile.agreement(profile).kappa == 1
+    with pytest.raises(ValueError, match="has 8 heads a layer, the model 4"):
+        profile.agreement(HeadProfile("wide", 2, 8, ((), ())))
 
 
 def test_measuring_needs_prompts_and_the_whole_history() -> None:
