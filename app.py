@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from fkv.spec import MODELS, POCKET, find
 
 if TYPE_CHECKING:
+    from fkv.events import ModelFacts, ProfileFacts
     from fkv.ui import Backend
 
 ADDRESS, PORT, SEATS, CHUNKS = "127.0.0.1", 7860, 2, 360
@@ -40,7 +41,7 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
 
 def backend(chosen: argparse.Namespace) -> Backend:
     """What the page asks of the engine room. All models share one lock, so that one is loaded between the chunks of another."""
-    from fkv.engine import Engine, Turns, available, load, model_facts, profile_facts
+    from fkv.engine import Engine, Turns, available, concern, load, model_facts, profile_facts
     from fkv.fetch import News
     from fkv.planner import size_of
     from fkv.session import Session
@@ -59,7 +60,10 @@ def backend(chosen: argparse.Namespace) -> Backend:
         absent = {row.spec.name for row in rows if row.reason}
         return [(f"{spec.title} (not here)" if spec.name in absent else spec.title, spec.name) for spec in MODELS]
 
-    return Backend(opened, lambda engine: (model_facts(engine), profile_facts(engine)), Session, progress=lambda: news.text, models=models)
+    def facts(engine: Engine) -> tuple[ModelFacts, ProfileFacts | None]:
+        return model_facts(engine), profile_facts(engine)
+
+    return Backend(opened, facts, Session, progress=lambda: news.text, models=models, concern=concern)
 
 
 def main(given: Sequence[str] | None = None) -> None:

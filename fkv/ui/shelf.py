@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Backend:
     """`load` makes an engine by model name, `facts` says what it is, `session` opens a run (engine, settings, encode). `progress` says how
-    a load goes on, in words; `models` are the (title, name) to choose from.
+    a load goes on, in words; `models` are the (title, name) to choose from; `concern` says why lanes of these policies will not fit the
+    device, "" where they do.
     """
 
     load: Callable[[str], Engine]
@@ -27,6 +28,7 @@ class Backend:
     session: Callable[..., Session]
     progress: Callable[[], str] = lambda: ""
     models: Callable[[], Sequence[tuple[str, str]]] = lambda: [(spec.title, spec.name) for spec in MODELS]
+    concern: Callable[[Engine, Sequence[str], int], str] = lambda engine, policies, chunks: ""
 
 
 class Shelf:

@@ -55,6 +55,7 @@ class House:
 def connect(blocks: gr.Blocks, widgets: Widgets, house: House) -> None:
     """All events of the page but the downloads."""
     _running(widgets, house)
+    _warning(widgets, house)
     _prompting(widgets, house)
     for picker, side in ((widgets.left, "left"), (widgets.right, "right")):
         _picking(widgets, picker, side, house)
@@ -102,6 +103,22 @@ def _running(widgets: Widgets, house: House) -> None:
     widgets.start.click(lambda: gr.update(value="Pause"), None, widgets.pause, **QUIET)
     widgets.pause.click(pause, None, widgets.pause, **QUIET)
     widgets.stop.click(stop, None, widgets.pause, **QUIET)
+
+
+def _warning(widgets: Widgets, house: House) -> None:
+    """At the start, a sentence where both lanes will not fit the device."""
+    left, right, known = widgets.left, widgets.right, discover()
+
+    def room(model: str, *values: Any) -> str:
+        engine = house.shelf.ready(model)
+        try:
+            lanes = left.policy(values[: len(left.inputs)], known), right.policy(values[len(left.inputs) :], known)
+        except ValueError:
+            return ""
+        words = "" if engine is None else house.backend.concern(engine, [spelling(policy) for policy in lanes], house.defaults.chunks)
+        return paragraph(run.sentence(ValueError(words)), error=True) if words else ""
+
+    widgets.start.click(room, [widgets.model, *left.inputs, *right.inputs], widgets.trouble, **QUIET)
 
 
 def reading(engine: Engine, prompt: str) -> tuple[bool, str]:
