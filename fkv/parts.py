@@ -205,9 +205,10 @@ def _look_wan_vae(cure: str) -> list[Need]:
 
 
 def _look_umt5(cure: str) -> list[Need]:
-    """The encoder is not vital: stored prompts run without it."""
-    encoder = Need("the text encoder umT5-XXL", _folder(umt5.REPO, umt5.FOLDERS), cure=f"{cure[:-1]} --text`", vital=False)
-    return [encoder, _package("transformers", vital=False), _package("ftfy")]
+    """The encoder is vital where no example prompts are stored: those run without it."""
+    vital = not BUNDLE.is_file()
+    encoder = Need("the text encoder umT5-XXL", _folder(umt5.REPO, umt5.FOLDERS), cure=f"{cure[:-1]} --text`", vital=vital)
+    return [encoder, _package("transformers", vital=vital), _package("ftfy")]
 
 
 LOOKS: Mapping[str, Callable[[str], list[Need]]] = {"taehv": _look_taehv, "wan-vae": _look_wan_vae, "umt5": _look_umt5}

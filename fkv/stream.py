@@ -107,6 +107,8 @@ class Stream:
     @torch.inference_mode()
     def step(self, probe: Probe | None = None) -> Chunk:
         """Commits the chunk before, then denoises the next one. `probe` sees the noisy passes."""
+        if self.spec.schedule.sampler == "rolling":
+            raise ValueError(f"{self.spec.title} denoises several chunks jointly, which cannot be done here; use it with generate or bench")
         self.commit()
         x, fresh = self.noise(self.chunks)
         x0 = x

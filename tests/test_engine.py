@@ -149,7 +149,7 @@ def test_a_run_that_will_not_fit_is_said_before_it_starts(monkeypatch: pytest.Mo
     loaded = engine.load(spec, "cpu", random_weights=True)
     assert engine.concern(loaded, ("full:21", "forcing-kv"), chunks=40) == ""
     assert "memory without end; give the run a number of chunks" in engine.concern(loaded, ("full", "forcing-kv"))
-    monkeypatch.setattr(parts, "memory", lambda device: 2_500_000_000)
+    monkeypatch.setattr(parts, "memory", lambda device: 10**9)
     assert "does not fit: " in engine.concern(loaded, ("full:21", "full:21"), chunks=40)
 
 

@@ -123,6 +123,13 @@ def test_other_policies_and_a_change_of_prompt_work_under_the_joint_window(polic
     assert stream.step().latents.shape == (1, 3, *spec.latent)
 
 
+def test_a_rolling_model_is_not_quietly_run_one_chunk_at_a_time() -> None:
+    spec = rolling_spec()
+    stream = Stream(tiny_model(spec), spec, tiny_text(spec), parse("full"), seeded_noise(0, spec))
+    with pytest.raises(ValueError, match="Tiny denoises several chunks jointly, which cannot be done here"):
+        stream.step()
+
+
 def test_the_trained_cache_of_the_row_is_an_anchor_of_one_chunk_in_twenty_one_frames() -> None:
     policy = trained(ROLLING_FORCING)
     assert (policy.label, policy.anchors) == ("Anchor of 3, 21 frames in all", 3)
