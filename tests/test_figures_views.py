@@ -7,11 +7,13 @@ import io
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 from lesson_run import run
 from stand_in import HEADS, LAYERS, StandInEngine, StandInSession
+from stand_in import facts as stand_in_facts
 
 from fkv.events import Event, Heads, Settings
 from fkv.ui.analysis import MAKERS
@@ -42,7 +44,8 @@ def test_every_figure_has_a_caption_with_n_and_numbers_that_go_with_it(name: str
 def test_the_histogram_counts_every_head_once_in_the_colour_of_its_class() -> None:
     figure = figures.histogram(run())
     assert figure is not None
-    bars = {bar.name: bar for bar in figure.plot.data}
+    drawn: Any = figure.plot.data
+    bars = {bar.name: bar for bar in drawn}
     assert {name: int(np.sum(bar.y)) for name, bar in bars.items()} == {"static, 4": 4, "dynamic, 4": 4}
     assert [bar.marker.color for bar in bars.values()] == [BLUE, ORANGE]
 
@@ -103,10 +106,22 @@ def test_layers_measured_in_different_chunks_make_one_look() -> None:
     assert found.look is not None
     assert found.look.share.shape == (LAYERS, HEADS, 6)
     assert found.look.chunk == 6
-    steps = {step["key"]: step for step in lesson.message(None, found)["steps"]}
+    steps = {step["key"]: step for step in lesson.message([found])["steps"]}
     assert steps["predict"]["source"]["kind"] == "live"
     assert "48 sampled queries a head" in steps["predict"]["data"]["exact"]
     assert "half-life 3.0 chunks" in steps["predict"]["data"]["exact"]
     figure = figures.histogram(found)
     assert figure is not None
     assert "half-life of 3.0 chunks" in figure.caption
+
+
+def test_a_loaded_profile_with_samples_tells_of_stability_and_of_nothing_else() -> None:
+    facts, profile = stand_in_facts(StandInEngine())
+    samples = np.random.default_rng(0).random((4, LAYERS, HEADS))
+    assert live.profiled(facts, profile, None, None, {}) is None
+    found = live.profiled(facts, profile, samples, samples[:2], {"prompts": 4})
+    assert found is not None
+    steps = {step["key"]: step for step in lesson.message([found])["steps"]}
+    assert [key for key, step in steps.items() if not step["missing"]] == ["stable"]
+    assert steps["stable"]["source"]["text"] == "head profile of the loaded model, Pocket, 4 prompts"
+    assert "n = 4 prompts" in getattr(figures.stability(found), "caption", "")

@@ -16,7 +16,7 @@ Json = dict
 
 
 def steps(recorded: Trace | None, live: Trace | None = None) -> dict[str, Json]:
-    return {step["key"]: step for step in lesson.message(recorded, live)["steps"]}
+    return {step["key"]: step for step in lesson.message([trace for trace in (live, recorded) if trace])["steps"]}
 
 
 def said(step: Json) -> str:
@@ -76,7 +76,7 @@ def test_speed_pairs_chunks_that_count_in_both_lanes() -> None:
 
 
 def test_eight_steps_have_a_text_a_question_and_a_reveal_of_finite_numbers() -> None:
-    message = lesson.message(run(), None)
+    message = lesson.message([run()])
     assert json.loads(json.dumps(message, allow_nan=False)) == message
     assert [step["number"] for step in message["steps"]] == list(range(1, 9))
     for step in message["steps"]:
@@ -182,7 +182,7 @@ def test_a_live_run_is_preferred_where_it_has_what_a_step_needs() -> None:
 
 
 def test_without_any_run_the_lesson_says_what_to_do() -> None:
-    message = lesson.message(None, None)
+    message = lesson.message([])
     assert "Press Start on the Live tab" in message["missing"]
     assert all(step["missing"] and "question" not in step for step in message["steps"])
-    assert "cannot be read: broken." in lesson.message(None, None, "broken.")["missing"]
+    assert "cannot be read: broken." in lesson.message([], "broken.")["missing"]

@@ -134,7 +134,7 @@ class Lesson {
       live || "",
     );
     this.root.querySelector("[data-source]").replaceChildren(
-      ...(step.source ? [el("b", { class: step.source.kind }, step.source.text), ` Prompt: ${step.source.prompt}`] : []),
+      ...(step.source ? [el("b", { class: step.source.kind }, step.source.text), step.source.prompt ? ` Prompt: ${step.source.prompt}` : ""] : []),
     );
   }
 

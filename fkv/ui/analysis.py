@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from fkv.ui.downloads import CLICK
-from fkv.ui.learn import recorded
+from fkv.ui.learn import at_hand, recorded
 from fkv.ui.wiring import paragraph
-from fkv.views import figures, figures_compare, lesson_step, live
+from fkv.views import figures, figures_compare, lesson_step
 from fkv.views.figures import Figure
 from fkv.views.trace import Trace
 
@@ -93,24 +93,20 @@ def connect(analysis: Analysis, tab: gr.Tab, house: House) -> None:
     """Draws when the tab is opened; the buttons take away what is then at hand."""
     trace, trouble = recorded()
 
-    def sources(request: gr.Request) -> list[Trace]:
-        own = live.live(house.visitor(request).recording.events())
-        return [one for one in (own, trace) if one is not None]
-
     def draw(request: gr.Request) -> list[Any]:
-        at_hand, found = sources(request), []
+        sources, found = at_hand(house, request, trace), []
         for one in analysis.exhibits:
-            made = drawn(one.name, at_hand)
+            made = drawn(one.name, sources)
             if made is None:
                 found += [f"<h3>{one.name}</h3>", None, "<p>Not measured in the run at hand.</p>"]
                 continue
             figure, source = made
             words = f"{figure.caption} Source: {lesson_step.source_of(source)['text']}."
             found += [f"<h3>{html.escape(figure.title)}</h3>", figure.plot, f"<p>{html.escape(words)}</p>"]
-        return [paragraph(trouble or NOTHING, error=bool(trouble)) if not at_hand else "", *found]
+        return [paragraph(trouble or NOTHING, error=bool(trouble)) if not sources else "", *found]
 
     def take(name: str, kind: str, request: gr.Request) -> tuple[Any, str]:
-        made = drawn(name, sources(request))
+        made = drawn(name, at_hand(house, request, trace))
         if made is None:
             return gr.skip(), paragraph(NOTHING, error=True)
         file = house.visitor(request).folder() / f"fkv-{name}.{kind}"

@@ -60,9 +60,20 @@ def connect(stage: gr.HTML, house: House) -> None:
     trace, trouble = recorded()
 
     def opened(request: gr.Request) -> str:
-        return say(lesson.message(trace, live.live(house.visitor(request).recording.events()), trouble))
+        return say(lesson.message(at_hand(house, request, trace), trouble))
 
     stage.lesson_open(opened, None, stage, **QUIET)
+
+
+def at_hand(house: House, request: gr.Request, trace: Trace | None) -> list[Trace]:
+    """The visitor's run, what the loaded model's profile knows, the recorded run: in the order in which they are preferred."""
+    visitor = house.visitor(request)
+    engine = house.shelf.ready(visitor.model) if visitor.model else None
+    own: Trace | None = None
+    if engine is not None and (profile := engine.profile) is not None:
+        samples, steps, recipe = (getattr(profile, name, None) for name in ("samples", "steps", "recipe"))
+        own = live.profiled(*house.backend.facts(engine), samples, steps, recipe or {})
+    return [one for one in (live.live(visitor.recording.events()), own, trace) if one is not None]
 
 
 def say(message: Mapping[str, Any]) -> str:

@@ -29,9 +29,8 @@ PARTLY = "This step needs a recorded run or more chunks than yours has made. Pre
 UNREADABLE = "The recorded run cannot be read: {}. Press Start on the Live tab; the lesson then uses your run."
 
 
-def message(recorded: Trace | None, live: Trace | None, trouble: str = "") -> Json:
-    """Everything the page needs. `trouble` says why there is no recording, where a file was there."""
-    sources = [trace for trace in (live, recorded) if trace is not None]
+def message(sources: Sequence[Trace], trouble: str = "") -> Json:
+    """Everything the page needs, from the first of `sources` that has it. `trouble` says why there is no recording, where a file was."""
     steps = [step(number, *made, sources) for number, made in enumerate(STEPS, start=1)]
     note = UNREADABLE.format(trouble.rstrip(".")) if trouble else NOTHING
     return {"type": "lesson", "missing": "" if sources else note, "steps": steps}

@@ -52,5 +52,7 @@ def source_of(trace: Trace) -> Json:
     made = trace.source
     if made.kind == "live":
         return {"kind": "live", "text": f"your live run, {made.machine}", "prompt": trace.prompt}
+    if made.kind == "profile":
+        return {"kind": "profile", "text": f"head profile of the loaded model, {trace.model.title}, {trace.prompt}", "prompt": ""}
     words = [f"recorded on {made.date}", f"commit {made.commit}" if made.commit else "", made.machine]
     return {"kind": "recorded", "text": ", ".join(filter(None, words)), "prompt": trace.prompt}

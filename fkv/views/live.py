@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from fkv.events import LANES, Heads, Lane, ModelFacts, Residency, Sample, Start, Verdict
+from fkv.events import LANES, Heads, Lane, ModelFacts, ProfileFacts, Residency, Sample, Start, Verdict
 from fkv.views import cache, numbers
-from fkv.views.trace import Classes, LaneTrace, Look, Made, Model, Source, Trace
+from fkv.views.trace import Classes, LaneTrace, Look, Made, Model, Source, Stability, Trace
 
 
 def made(samples: Iterable[Sample]) -> dict[str, tuple[Made, ...]]:
@@ -35,9 +36,6 @@ def live(events: Sequence[object], pictures: Mapping[Lane, Sequence[str]] | None
     }
     heads = [event for event in events if isinstance(event, Heads)]
     profile = start.profile
-    known = profile and Classes(
-        profile.static, profile.rule, profile.threshold, np.asarray(profile.scores, float), np.asarray(profile.errors, float)
-    )
     decibels = [event.psnr for event in events if isinstance(event, Verdict) and event.psnr is not None]
     held = next((event for event in reversed(events) if isinstance(event, Residency) and event.lane == "B" and event.similarity), None)
     source = Source("live", machine=f"{facts.device}, {numbers.count(facts.threads, 'thread')}", recipe={"prompt": start.settings.prompt})
@@ -46,11 +44,28 @@ def live(events: Sequence[object], pictures: Mapping[Lane, Sequence[str]] | None
         model=model,
         prompt=start.settings.prompt,
         lanes=lanes,
-        classes=known,
+        classes=profile and classes_of(profile),
         psnr=tuple(decibels),
         look=look_of(heads, facts.layers),
         residency=held and cache.residency(held),
     )
+
+
+def profiled(facts: ModelFacts, profile: ProfileFacts | None, samples: Any, steps: Any, recipe: Mapping[str, Any]) -> Trace | None:
+    """What a loaded model's profile knows by itself: classes, and scores over prompts and steps; None where it has no samples."""
+    if profile is None or samples is None or steps is None:
+        return None
+    over = np.asarray(samples, float)
+    prompts = tuple(f"prompt {number + 1}" for number in range(len(over)))
+    known = Stability(prompts, over, np.asarray(steps, float))
+    source = Source("profile", recipe=recipe)
+    said = f"{numbers.count(len(over), 'prompt')}"
+    return Trace(source=source, model=model_of(facts), prompt=said, lanes={}, classes=classes_of(profile), stability=known)
+
+
+def classes_of(profile: ProfileFacts) -> Classes:
+    scores, errors = np.asarray(profile.scores, float), np.asarray(profile.errors, float)
+    return Classes(profile.static, profile.rule, profile.threshold, scores, errors)
 
 
 def model_of(facts: ModelFacts, *, numbers: int = 0, width: int = 0) -> Model:

@@ -23,9 +23,9 @@ DIGITS = 5
 
 @dataclass(frozen=True)
 class Source:
-    """Where the numbers come from. `recipe` says how they were measured, in words by name."""
+    """Where the numbers come from. `recipe` says how they were measured, in words by name. A profile is the loaded model's own."""
 
-    kind: Literal["recorded", "live"]
+    kind: Literal["recorded", "live", "profile"]
     date: str = ""
     commit: str = ""
     machine: str = ""
