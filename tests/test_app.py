@@ -6,27 +6,29 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from stand_in import StandInEngine, StandInSession
+from stand_in import StandInEngine, StandInSession, facts
 
 import app
 from fkv.events import Settings
 from fkv.policies import discover, parse, spelling
-from fkv.ui import run
+from fkv.ui import Backend, run
 from fkv.ui.controls import cast, picker
+from fkv.ui.lab import asker, keep_fitting
 from fkv.ui.recording import Recording
 from fkv.ui.shelf import Shelf
-from fkv.ui.theme import SCRIPTS, SHEETS, STAGE, head
-from fkv.ui.visitors import DOUBLE_CLICK, Lobby, Visitor, Visitors
+from fkv.ui.theme import HEADS, SCRIPTS, SHEETS, STAGE, head
+from fkv.ui.visitors import DOUBLE_CLICK, Allowance, Lobby, Visitor, Visitors
+from fkv.ui.wiring import House
 from fkv.video import write_video
 from fkv.views import encode
 
-HOUSE = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent
 SETTINGS = Settings(prompt="a red ball bouncing", chunks=4)
 ENDLESS = replace(SETTINGS, chunks=0)
 
@@ -53,7 +55,7 @@ def told(texts: list[str]) -> list[dict[str, object]]:
 
 def test_importing_the_entry_starts_nothing_and_loads_no_torch() -> None:
     code = "import sys, app; assert 'torch' not in sys.modules and 'gradio' not in sys.modules; assert callable(app.main)"
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=HOUSE)
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
 def test_flags_follow_gradios_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,12 +75,12 @@ def test_a_wrong_flag_is_refused_with_status_2(given: list[str], capsys: pytest.
 
 
 def test_the_page_asks_nobody_else_for_anything() -> None:
-    text = head()
+    text, files = head(), {path.name for folder in (STAGE, HEADS) for path in folder.iterdir()}
     assert "http://" not in text
     assert "https://" not in text
     assert "@import" not in text
-    assert all((STAGE / f"{name}.js").is_file() for name in SCRIPTS)
-    assert all((STAGE / f"{name}.css").is_file() for name in SHEETS)
+    assert all(f"{name}.js" in files for name in SCRIPTS)
+    assert all(f"{name}.css" in files for name in SHEETS)
 
 
 def test_a_run_begins_with_start_numbers_its_messages_and_frees_its_seat() -> None:
@@ -250,3 +252,51 @@ def test_a_recording_becomes_a_video_of_both_lanes(tmp_path: Path) -> None:
     first = next(recording.frames())
     assert first[0].shape == first[1].shape == (80, 128, 3)
     assert np.any(first[0] != first[1])
+
+
+def asked(visitor: Visitor, engine: StandInEngine | None = None) -> Callable[..., dict[str, object]]:
+    """Questions of one page, as the stage asks them."""
+    made = engine or StandInEngine()
+    shelf, visitors = Shelf(lambda _: made), Visitors()  # type: ignore[arg-type,return-value]
+    shelf.want("pocket").result(5)
+    visitors.open[visitor.key], visitor.model = visitor, "pocket"
+    ask = asker(House(visitors, Lobby(), shelf, Backend(shelf.load, facts, quick), SETTINGS))  # type: ignore[arg-type]
+    return lambda what, **body: ask({"key": visitor.key, "what": what, **body})
+
+
+def test_what_is_chosen_about_heads_waits_for_the_next_run_and_is_checked() -> None:
+    visitor = Visitor("a")
+    ask = asked(visitor)
+    answer = ask("choose", rule="threshold", threshold=0.5, overrides=[[2, 3, "static"]], pinned=[[4, 1]])
+    assert answer["ok"]
+    assert 3 in answer["static"][2]  # type: ignore[index]
+    assert visitor.wishes == {"rule": "threshold", "threshold": 0.5, "overrides": ((2, 3, "static"),), "pinned": ((4, 1),)}
+    for wrong in ({"threshold": 2}, {"threshold": True}, {"rule": "loudest"}, {"pinned": [[6, 0]]}, {"head": "1"}, {"skip_first": 2}):
+        refused = ask("choose", **wrong)
+        assert not refused["ok"]
+        assert not str(refused["error"])[0].islower(), "a sentence"
+    assert visitor.wishes["threshold"] == 0.5, "what is refused changes nothing"
+
+
+def test_questions_of_strangers_and_too_many_questions_are_refused() -> None:
+    visitor = Visitor("a")
+    ask = asked(visitor)
+    assert "nothing is running" in str(ask("look", layer=1, head=0, frame=0, row=0, column=0)["error"]).lower()
+    assert "reload" in str(ask("choose", key="somebody else", rule="profile")["error"])
+    visitor.allowance = Allowance(2)
+    assert [ask("choose", rule="profile")["ok"] for _ in range(3)] == [True, True, False]
+
+
+def test_choices_of_another_model_are_let_go_of_in_a_sentence() -> None:
+    visitor = Visitor("a", wishes={"layer": 29, "head": 11, "pinned": ((29, 3),)})
+    notice = keep_fitting(visitor, StandInEngine(), SETTINGS)  # type: ignore[arg-type]
+    assert notice is not None
+    assert "does not exist here" in notice["text"]
+    assert visitor.wishes == {"layer": 0, "head": 0, "pinned": ()}
+    assert keep_fitting(visitor, StandInEngine(), SETTINGS) is None  # type: ignore[arg-type]
+
+
+def test_layers_that_a_policy_does_not_part_are_known_from_its_formula() -> None:
+    engine = StandInEngine()
+    assert run.parting(engine, "forcing-kv")["alike"] == [0]  # type: ignore[arg-type]
+    assert run.parting(engine, "full:21") == {"type": "parting", "policy": "full:21", "classes": False, "alike": []}  # type: ignore[arg-type]

@@ -4,71 +4,18 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from browsing import PATIENCE, PHONE, PICTURE, STAGE, WIDER, chromium, light, reach, start, text, wait_until
-from stand_in import StandInEngine, StandInSession, facts
+from browsing import PHONE, PICTURE, READY, STAGE, WIDER, House, light, reach, start, text, wait_until
 
-from fkv.events import Settings
 from fkv.policies import discover
 from fkv.text import EXAMPLES
-from fkv.ui import Backend, Page, build
 
 pytest.importorskip("playwright.sync_api")
 pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser")]
-
-
-@dataclass
-class House:
-    engine: StandInEngine
-    page: Page
-    url: str
-
-    def settings(self) -> list[Settings]:
-        """Settings of everybody who is running."""
-        return [visitor.session.settings for visitor in self.page.visitors.open.values() if visitor.session]
-
-    def idle(self) -> bool:
-        return self.engine.begun == self.engine.ended and not self.page.lobby.seated and not self.page.lobby.line
-
-
-@pytest.fixture(scope="module")
-def house() -> Iterator[House]:
-    engine = StandInEngine()
-    StandInSession.pause = 0.15
-    page = build(Backend(lambda _: engine, facts, StandInSession), examples=EXAMPLES, seats=2, chunks=0)  # type: ignore[arg-type,return-value]
-    _, url, _ = page.blocks.launch(server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, **page.options)
-    yield House(engine, page, url)
-    page.blocks.close()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as opened:
-        yield opened
-
-
-@pytest.fixture
-def visit(house: House, browser: Any) -> Iterator[Callable[..., Any]]:
-    """Opens the page as a new person; at the end everybody leaves and all work must have ended."""
-    contexts: list[Any] = []
-
-    def open_page(**context: Any) -> Any:
-        contexts.append(browser.new_context(**({"viewport": {"width": 1280, "height": 1000}} | context)))
-        page = contexts[-1].new_page()
-        page.set_default_timeout(PATIENCE)
-        page.goto(house.url)
-        page.wait_for_function("window.fkvStage && window.fkvStage.current && document.querySelector('.fkv .map')")
-        return page
-
-    yield open_page
-    for context in contexts:
-        context.close()
-    wait_until(house.idle)
 
 
 def test_start_moves_both_pictures_in_step_and_nothing_is_lost(visit: Callable[..., Any]) -> None:
@@ -170,7 +117,7 @@ def test_a_double_click_makes_one_run_and_start_again_begins_anew(visit: Callabl
     page.wait_for_function(f"{STAGE}.run !== '{run}' && {STAGE}.newest >= 1 && {STAGE}.newest < 4")
     wait_until(lambda: house.engine.begun - house.engine.ended == 1)
     page.reload()
-    page.wait_for_function("window.fkvStage && window.fkvStage.current && document.querySelector('.fkv .map')")
+    page.wait_for_function(READY)
     wait_until(house.idle)
     start(page)
 

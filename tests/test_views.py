@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 from dataclasses import replace
@@ -10,8 +11,8 @@ import numpy as np
 import pytest
 from stand_in import StandInEngine, StandInSession, facts, profile_facts
 
-from fkv.events import Done, Event, Frames, Kept, Maps, Notice, Phases, Sample, Settings, Start, Verdict
-from fkv.views import atlas, cache, encode, message, messages, numbers, split
+from fkv.events import Done, Event, Frames, Kept, Maps, Notice, Phases, Sample, Settings, Start, TokenMap, Verdict
+from fkv.views import atlas, cache, encode, heads, message, messages, numbers, split
 
 PHASES = Phases((100.0, 100.0, 100.0, 100.0), 80.0, 0.0, 0.0, 30.0, 6.0, 9.0)
 SAMPLE = Sample(
@@ -160,3 +161,45 @@ def test_chips_and_endings_are_words() -> None:
     assert message(Done("stopped", 1))["text"] == "Stopped after 1 chunk"
     assert "roles" not in message(Start("x", model, profile, Settings()))["settings"]  # type: ignore[operator]
     assert message(Notice("prompt", "A", 3, "x", "applied", 31.4))["cost"] == "31 ms"
+
+
+def unpacked(sent: dict[str, object]) -> np.ndarray:
+    """What the page reads: uint16 levels of the peak, 65535 for nan."""
+    levels = np.frombuffer(base64.b64decode(str(sent["data"])), "<u2").reshape(sent["shape"])  # type: ignore[call-overload]
+    return np.where(levels == 65535, np.nan, levels / 65534 * float(sent["peak"]))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("shape", [(1,), (3, 7), (2, 1, 5), (0, 4)])
+def test_packed_numbers_come_back_to_a_65th_of_a_thousandth_with_nan_apart(shape: tuple[int, ...]) -> None:
+    values = np.random.default_rng(3).random(shape).astype(np.float32) * 0.3
+    values[values < 0.03] = np.nan
+    back = unpacked(heads.packed(values))
+    assert back.shape == shape
+    np.testing.assert_allclose(back, values, atol=0.3 / 65534)
+
+
+def test_heads_say_what_was_never_measured_and_how_they_were_sampled() -> None:
+    session = StandInSession(StandInEngine(), Settings(prompt="a ball", chunks=2))
+    sent = next(message(event) for event in session.events() if type(event).__name__ == "Heads")
+    metrics = sent["metrics"]
+    assert metrics["scores"][0][0] is not None  # type: ignore[index]
+    assert metrics["scores"][5] == [None] * 8, "no number before it was measured"  # type: ignore[index]
+    assert "24 queries per head" in sent["text"]["how"]  # type: ignore[index]
+    assert json.dumps(sent, allow_nan=False)
+
+
+def test_a_token_map_keeps_rows_rows_and_says_what_a_lane_cannot_see() -> None:
+    weights = np.zeros((2, 3, 4), np.float32)
+    weights[1, 2, 0] = 1
+    sent = heads.token_map(TokenMap(5, 1, 2, "B", 7, 0, 3, "keys", (6, 7), weights, (0.0, 1.0), 0.41))
+    assert unpacked(sent["weights"])[1, 2, 0] == 1  # type: ignore[arg-type]
+    assert sent["weights"]["shape"] == [2, 3, 4]  # type: ignore[index]
+    assert "41 %" in str(sent["text"])
+    assert heads.token_map(TokenMap(5, 1, 2, "A", 7, 0, 3, "keys", (6, 7), weights, (0.0, math.nan), math.nan))["text"] == ""
+
+
+def test_a_painted_policy_without_a_survey_promises_no_coverage() -> None:
+    unknown = {"coverage": {"static": None, "dynamic": None}, "layers": 0, "bytes": 2_000_000, "full_bytes": 9_000_000, "reads": 0.25}
+    sent = heads.price(unknown, 6)
+    assert [fact[0] for fact in sent["facts"]] == ["–", "–", "2.0", "25 %"]  # type: ignore[index,attr-defined]
+    assert "Predicted, not measured" in str(sent["text"])
