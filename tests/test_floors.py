@@ -17,7 +17,7 @@ FLOORS: dict[str, float] = {
     "survey": 3.2, "looking": 3.3, "lane": 3.8, "wishes": 3.8, "pairs": 3.8, "measuring": 3.9,
     "machine": 3.8, "video": 3, "session": 4, "views": 4, "pocket": 4.5,
     "ui": 5, "generate": 5, "doctor": 5, "fetch": 5, "figures": 5, "record": 5, "roofline": 3.9, "bench": 5.5, "profiling": 5.5,
-    "__main__": 6, "app": 6,
+    "flags": 5.5, "__main__": 6, "app": 6,
 }  # fmt: skip
 LIGHT = {"views": {"torch", "gradio"}, "spec": {"torch", "gradio"}, "events": {"torch", "gradio"}}
 FILES = sorted([*(HOUSE / "fkv").rglob("*.py"), *HOUSE.glob("app.py")])
