@@ -31,7 +31,7 @@ def fused(config: WanConfig, dtype: torch.dtype, device: torch.device) -> tuple[
             apart = difference(kernels, config, dtype, device)
     except Exception as error:
         return None, (str(error).strip() or type(error).__name__).splitlines()[0]
-    allowed = AGREEMENT[dtype]
+    allowed = AGREEMENT.get(dtype, 1e-4)
     return (kernels, "") if apart <= allowed else (None, f"differs from torch by {apart:.1e}, {allowed:.0e} is allowed")
 
 

@@ -33,7 +33,7 @@ class CudaRecorder:
 
     def __call__(self, work: Callable[[], Tensor]) -> tuple[Replay, Tensor]:
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self.pool):
+        with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
             out = work()
         self.pool = graph.pool()
         return graph.replay, out
