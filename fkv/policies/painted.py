@@ -62,10 +62,10 @@ class Painted(Policy):
         geometry, end = commit.geometry, commit.start + commit.frames
         static = tuple(sorted((self.roles or ())[layer]))
         dynamic = tuple(head for head in range(geometry.heads) if head not in static)
-        kept = []
+        kept, known = [], {group.members: group.heads for group in past}
         for name, members in (("static", static), ("dynamic", dynamic)):
             if members:
-                heads = torch.tensor(members, device=new.k.device)
+                heads = known[members] if members in known else torch.tensor(members, device=new.k.device)
                 parts = [group.pick(members, heads, name) for group in past if set(members) <= set(group.members)]
                 held = [run for part in parts for run in part.runs]
                 runs = self._chosen(name, held, commit.start, end, geometry)
