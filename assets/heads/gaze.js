@@ -255,7 +255,7 @@ class Gaze {
     else if (this.map) {
       const where = this.seen ? "" : `Lane ${this.lane} holds nothing of this frame now. `,
         side = this.toward === "keys" ? this.map.B?.text || "" : "Brightness: how much each query of the chunk gives to this token.";
-      this.told.textContent = `${where}${side}${this.lane === "A" && this.map.B?.text ? " Dashed red: gone from lane B." : ""}`;
+      this.told.textContent = `${where}${side}${this.lane === "A" && this.toward === "keys" && this.map.B?.text ? " Dashed red: gone from lane B." : ""}`;
     } else if (this.busy) this.told.textContent = "Looking …";
     this.node.dataset.map = this.seen
       ? `${this.seen.layer},${this.seen.head},${this.seen.frame},${this.seen.row},${this.seen.column},${this.seen.toward}`

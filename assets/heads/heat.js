@@ -95,7 +95,7 @@ function glow(pen, { rows, columns, values }, place, level, colours) {
   const { width, height } = pen.canvas;
   for (let index = 0; index < rows * columns; index++) {
     const shown = Math.min(1, level(values[place * rows * columns + index]));
-    if (!(shown > 0.04)) continue;
+    if (!(shown > 0.1)) continue;
     pen.fillStyle = heatColour(shown, colours);
     pen.globalAlpha = 0.7 * Math.sqrt(shown);
     pen.fillRect(((index % columns) * width) / columns, (Math.floor(index / columns) * height) / rows, width / columns, height / rows);

@@ -88,22 +88,19 @@ class Strip {
     this.canvas.style.height = `${Math.max(1, rows.length) * ROW + 34}px`;
     const { pen, width, height } = sharp(this.canvas);
     if (!rows.length) return blank(pen, colours, width, height);
-    const newest = Math.max(...rows.map((row) => row.frames.at(-1))),
-      frames = [...new Set(rows.flatMap(({ frames, share }) => frames.filter((_, place) => !Number.isNaN(share[place]))))].sort(
-        (a, b) => a - b,
-      );
-    this.scale = { left: 74, slot: (width - 74) / frames.length, frames };
-    rows.forEach((row, index) => this.line(pen, colours, row, index, newest));
-    this.ticks(pen, colours, rows.length * ROW + 6, newest);
+    const columns = this.columns(rows);
+    this.scale = { left: 74, slot: (width - 74) / columns.length, columns };
+    rows.forEach((row, index) => this.line(pen, colours, row, index));
+    this.ticks(pen, colours, rows.length * ROW + 6);
     this.note.textContent = `${this.store.told?.text.how || ""}${this.matrix ? " Query rows: every query, exact." : ""}`;
     this.canvas.setAttribute(
       "aria-label",
-      `Attention share of ${rows.map((row) => row.label).join(", ")} over ${frames.length} key frames`,
+      `Attention share of ${rows.map((row) => row.label).join(", ")} over ${columns.length} key frames`,
     );
   }
 
-  line(pen, colours, { label, frames, share, layer, head, chunk, fine }, index, newest) {
-    const { left, slot } = this.scale,
+  line(pen, colours, { label, frames, share, layer, head, chunk, fine }, index) {
+    const { left, slot, columns } = this.scale,
       y = index * ROW + 2,
       high = ROW - 4,
       held = fine ? null : this.stage.holding("B", layer, this.store.kind(layer, head), chunk);
@@ -114,7 +111,7 @@ class Strip {
     pen.fillText(label, 0, y + high / 2);
     frames.forEach((frame, place) => {
       const value = share[place],
-        x = left + this.column(frame, newest) * slot;
+        x = left + columns.indexOf(this.axis === "age" ? frames.at(-1) - frame : frame) * slot;
       if (Number.isNaN(value)) return;
       const level = Math.max(0, Math.min(1, 1 - Math.log(Math.max(value, LOW)) / Math.log(LOW))),
         colour = heatColour(level, colours);
@@ -134,31 +131,34 @@ class Strip {
     pen.fillText(letter, box[0] + box[2] / 2, box[1] + box[3] / 2 + 0.5);
   }
 
-  column(frame, newest) {
-    const { frames } = this.scale;
-    return this.axis === "age" ? Math.max(0, frames.length - 1 - (newest - frame)) : frames.indexOf(frame);
+  // What stands in every column: key frames, or ages from the oldest to 0, each row's own newest frame.
+  columns(rows) {
+    const seen = rows.map(({ frames, share }) => frames.filter((_, place) => !Number.isNaN(share[place])));
+    if (this.axis === "frame") return [...new Set(seen.flat())].sort((a, b) => a - b);
+    const oldest = Math.max(0, ...seen.filter((frames) => frames.length).map((frames) => frames.at(-1) - frames[0]));
+    return Array.from({ length: oldest + 1 }, (_, place) => oldest - place);
   }
 
-  ticks(pen, colours, y, newest) {
-    const { left, slot, frames } = this.scale,
-      every = Math.max(1, Math.ceil(34 / slot));
+  ticks(pen, colours, y) {
+    const { left, slot, columns } = this.scale,
+      every = Math.max(1, Math.ceil(34 / slot)),
+      last = columns.length - 1;
     pen.font = `11px ${FONT}`;
     pen.fillStyle = colours["ink-3"];
     pen.textAlign = "center";
     pen.textBaseline = "middle";
-    frames.forEach((frame, place) => {
-      if ((frames.length - 1 - place) % every) return;
-      const text = this.axis === "age" ? (frames.length - 1 - place ? String(frames.length - 1 - place) : "now") : String(frame);
-      pen.fillText(text, Math.min(left + (place + 0.5) * slot, left + frames.length * slot - 9), y + 7);
+    columns.forEach((value, place) => {
+      if ((last - place) % every) return;
+      const text = this.axis === "age" && !value ? "now" : String(value);
+      pen.fillText(text, Math.min(left + (place + 0.5) * slot, left + (last + 1) * slot - 11), y + 7);
     });
     pen.textAlign = "left";
     pen.fillText(this.axis === "age" ? "frames ago" : "key frame", 0, y + 7);
   }
 
   jump(event) {
-    if (!this.scale) return;
-    const place = Math.floor((event.offsetX - this.scale.left) / this.scale.slot),
-      frame = this.scale.frames[place];
+    if (!this.scale || this.axis === "age") return;
+    const frame = this.scale.columns[Math.floor((event.offsetX - this.scale.left) / this.scale.slot)];
     if (frame !== undefined && this.stage.model.chunk) this.stage.seek(Math.floor(frame / this.stage.model.chunk));
   }
 }
