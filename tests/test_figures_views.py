@@ -15,7 +15,7 @@ from lesson_run import run
 from stand_in import HEADS, LAYERS, StandInEngine, StandInSession
 from stand_in import facts as stand_in_facts
 
-from fkv.events import Event, Heads, Settings
+from fkv.events import Event, Heads, Sample, Settings
 from fkv.ui.analysis import MAKERS
 from fkv.views import figures, figures_compare, lesson, live
 from fkv.views.figures import Figure
@@ -98,6 +98,14 @@ def test_a_live_run_has_its_lanes_and_no_look_before_every_layer_was_measured() 
     assert [made.chunk for made in found.lanes["A"].made] == list(range(8))
     assert found.stability is None
     assert found.trials == ()
+
+
+def test_chunks_before_a_change_do_not_count() -> None:
+    changed = [replace(event, recached=True) if isinstance(event, Sample) and event.chunk == 4 else event for event in events()]
+    found = live.live(changed, {"A": "Full, 21 frames", "B": "Forcing-KV"})
+    assert found is not None
+    assert [made.chunk for made in found.lanes["A"].made if made.counts] == [5, 6, 7]
+    assert found.lanes["A"].label == "Full, 21 frames"
 
 
 def test_layers_measured_in_different_chunks_make_one_look() -> None:

@@ -73,7 +73,9 @@ def at_hand(house: House, request: gr.Request, trace: Trace | None) -> list[Trac
     if engine is not None and (profile := engine.profile) is not None:
         samples, steps, recipe = (getattr(profile, name, None) for name in ("samples", "steps", "recipe"))
         own = live.profiled(*house.backend.facts(engine), samples, steps, recipe or {})
-    return [one for one in (live.live(visitor.recording.events()), own, trace) if one is not None]
+    pairs = visitor.recording.pairs()
+    labels = {"A": pairs[-1][1].label, "B": pairs[-1][2].label} if pairs else {}
+    return [one for one in (live.live(visitor.recording.events(), labels), own, trace) if one is not None]
 
 
 def say(message: Mapping[str, Any]) -> str:

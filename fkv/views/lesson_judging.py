@@ -9,7 +9,7 @@ from fkv.views.lesson_step import Json, Live, Step, choice, guess
 from fkv.views.trace import Look, Stability, Trace, Trial
 
 DOTS = 8
-ENOUGH = 5  # paired chunks
+ENOUGH, SPAN = 5, 24  # paired chunks a ratio needs, chunks drawn at most
 NAMES = {"full": "A, keeps everything", "profile": "roles as measured", "inverted": "roles exchanged", "all-static": "all static",
          "all-dynamic": "all dynamic"}  # fmt: skip
 
@@ -261,8 +261,8 @@ def buy(trace: Trace) -> Step | None:
     reveal.append("Attention is routing, not proof of cause: **step 7 is the evidence, step 2 was the hint.**")
     series = {
         lane: {
-            "label": one.label, "ms": [round(row.ms, 1) for row in one.made], "stored": [row.stored for row in one.made],
-            "counts": [row.counts for row in one.made], "text": numbers.size_text(one.made[-1].stored),
+            "label": one.label, "ms": [round(row.ms, 1) for row in one.made[-SPAN:]], "stored": [row.stored for row in one.made[-SPAN:]],
+            "counts": [row.counts for row in one.made[-SPAN:]], "text": numbers.size_text(one.made[-1].stored),
         }
         for lane, one in lanes.items()
     }  # fmt: skip

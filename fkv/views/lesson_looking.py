@@ -8,7 +8,7 @@ from fkv.views import evidence, numbers
 from fkv.views.lesson_step import Json, Live, Step, choice, guess
 from fkv.views.trace import Atlas, Look, Model, Trace
 
-SHOWN = 4  # chunks drawn before the first question
+SHOWN, SPAN = 4, 24  # chunks drawn before the first question, and at most
 CARDS = 6
 LETTERS = "ABCDEF"
 
@@ -18,7 +18,7 @@ def chunks(trace: Trace) -> Step | None:
     lanes, model = trace.lanes, trace.model
     if "A" not in lanes or len(lanes["A"].made) <= SHOWN + 1:
         return None
-    rows = lanes["A"].made
+    rows = lanes["A"].made[:SPAN]
     now, last = rows[SHOWN - 1], rows[-1]
     grows = now.stored * last.past / now.past if now.past else 0
     linear = int(now.stored * last.chunk / max(now.chunk, 1))
@@ -35,12 +35,17 @@ def chunks(trace: Trace) -> Step | None:
     ends = f"; it has not grown since chunk {full.chunk + 1}." if full.chunk < last.chunk else ", and it is still growing."
     reveal = [says + ends, cost(model, now.stored / now.past if now.past else grows)]
     if "B" in lanes and lanes["B"].made:
-        other, kept = lanes["B"].made[-1], lanes["B"].made[-1].stored / last.stored if last.stored else 0
+        other = lanes["B"].made[:SPAN][-1]
+        kept = other.stored / last.stored if last.stored else 0
         reveal.append(
             f"Lane B ({lanes['B'].label}) stores {words(other.stored)} beside the same chunk: **{numbers.percent(kept)} %** of it."
         )
     series = {
-        lane: {"label": one.label, "stored": [row.stored for row in one.made], "text": [words(row.stored) for row in one.made]}
+        lane: {
+            "label": one.label,
+            "stored": [row.stored for row in one.made[:SPAN]],
+            "text": [words(row.stored) for row in one.made[:SPAN]],
+        }
         for lane, one in lanes.items()
     }
     data: Json = {"shown": SHOWN, "chunk": model.chunk, "lanes": series, "pictures": list(lanes["A"].pictures), "most": last.stored}

@@ -2,41 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from fkv.events import LANES, Heads, Lane, ModelFacts, ProfileFacts, Residency, Sample, Start, Verdict
+from fkv.events import LANES, Heads, ModelFacts, ProfileFacts, Residency, Sample, Start, Verdict
 from fkv.views import cache, numbers
 from fkv.views.trace import Classes, LaneTrace, Look, Made, Model, Source, Stability, Trace
 
 
-def made(samples: Iterable[Sample]) -> dict[str, tuple[Made, ...]]:
-    """A run's measurements, lane by lane."""
+def made(samples: Sequence[Sample]) -> dict[str, tuple[Made, ...]]:
+    """A run's measurements, lane by lane; what was measured before the last change of a lane does not count."""
     rows: dict[str, list[Made]] = {lane: [] for lane in LANES}
+    since = changed(samples)
     for one in samples:
-        counts = not (one.warmup or one.recached)
+        counts = not one.warmup and one.chunk > since
         rows[one.lane].append(Made(one.chunk, one.frames, one.ms.end_to_end, one.bytes_stored, one.past, counts))
     return {lane: tuple(found) for lane, found in rows.items()}
 
 
-def live(events: Sequence[object], pictures: Mapping[Lane, Sequence[str]] | None = None) -> Trace | None:
-    """A visitor's own run from its events, oldest first; None before its first chunk."""
+def changed(samples: Sequence[Sample]) -> int:
+    """The last chunk in which a lane re-cached; -1 where none did."""
+    return max((one.chunk for one in samples if one.recached), default=-1)
+
+
+def live(events: Sequence[object], labels: Mapping[str, str] | None = None) -> Trace | None:
+    """A visitor's own run from its events, oldest first; None before its first chunk. `labels` are the policies in words, by lane."""
     start = next((event for event in reversed(events) if isinstance(event, Start)), None)
     samples = [event for event in events if isinstance(event, Sample)]
     if start is None or not samples:
         return None
     facts = start.model
     model = model_of(facts)
-    rows, shown = made(samples), pictures or {}
+    rows, since = made(samples), changed(samples)
     spoken = {one.lane: one.policy for one in samples}
-    lanes = {
-        lane: LaneTrace(spoken.get(lane, ""), spoken.get(lane, ""), rows[lane], tuple(shown.get(lane, ()))) for lane in LANES if rows[lane]
-    }
+    words = {**spoken, **(labels or {})}
+    lanes = {lane: LaneTrace(spoken[lane], words[lane], rows[lane]) for lane in LANES if rows[lane]}
     heads = [event for event in events if isinstance(event, Heads)]
     profile = start.profile
-    decibels = [event.psnr for event in events if isinstance(event, Verdict) and event.psnr is not None]
+    decibels = [event.psnr for event in events if isinstance(event, Verdict) and event.psnr is not None and event.chunk > since]
     held = next((event for event in reversed(events) if isinstance(event, Residency) and event.lane == "B" and event.similarity), None)
     source = Source("live", machine=f"{facts.device}, {numbers.count(facts.threads, 'thread')}", recipe={"prompt": start.settings.prompt})
     return Trace(
