@@ -133,6 +133,14 @@ def test_a_step_sets_the_live_page_and_a_live_run_replaces_the_recorded_one(visi
     page.click(".lesson .try .button")
     page.wait_for_function("document.querySelector('#compress input').checked")
     assert page.locator("#tab-live-button").get_attribute("aria-selected") == "true"
+    enter(page)
+    page.click("[data-step='6']")
+    page.click(".lesson .try .button")
+    rule = "window.fkvStage.current.store.wanted.rule"
+    page.wait_for_function(f"{rule} === 'random:1'")
+    enter(page)
+    page.click("[data-step='7']")
+    page.wait_for_function(f"{rule} === 'profile'")
 
 
 def test_the_lesson_fits_a_phone_and_the_dark(visit: Callable[..., Any]) -> None:
