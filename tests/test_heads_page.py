@@ -25,7 +25,6 @@ BRIGHT = """frame => { const canvas = document.querySelector(`#lab .shots canvas
 
 
 def heads(page: Any) -> None:
-    page.wait_for_function(f"{STAGE}.lab")
     page.get_by_role("tab", name="Heads").click()
     page.wait_for_selector(f"{LAB} .cell")
 
