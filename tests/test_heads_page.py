@@ -92,9 +92,9 @@ def test_the_map_shown_is_that_of_the_token_pointed_at(visit: Callable[..., Any]
     page = visit()
     start(page, 4)
     heads(page)
+    page.wait_for_function(f"{STAGE}.lab.gaze.frame >= 6")
     page.click("#lab [data-run]")
     page.wait_for_function("document.querySelector('.fkv').dataset.state === 'paused'")
-    page.wait_for_function(f"{STAGE}.lab.gaze.frame >= 6")
     box = page.locator(f"{LAB} .onscreen").bounding_box()
     for row, column in ((1, 6), (4, 2)):
         page.mouse.move(box["x"] + (column + 0.5) * box["width"] / 8, box["y"] + (row + 0.5) * box["height"] / 5)
