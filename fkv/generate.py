@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -101,10 +101,12 @@ def summary(rows: Sequence[dict[str, Any]], verdict: Verdict | None) -> dict[str
 
 
 def generate(engine: Engine, settings: Settings, out: Path, report: Path | None = None, sheet: Path | None = None) -> bool:
-    """Runs the session with a progress bar and writes the files; false if it was interrupted, which leaves them whole up to that chunk.
+    """Runs the session unprobed, with a progress bar, and writes the files; false if it was interrupted, which leaves them whole
+    up to that chunk.
 
     Raises ValueError if the settings cannot run or a file cannot be written.
     """
+    settings = replace(settings, benchmark=True)
     session = Session(engine, settings)
     with (
         machine.interruptible() as stop,

@@ -33,10 +33,13 @@ class Watching(Protocol):
 
 
 class Timed:
-    """Probes by name that see the last of a chunk's `passes`; their time is taken out of that pass."""
+    """Probes by name that see the last of a chunk's `passes`; their time is taken out of that pass. Where the device has no memory left for
+    them they stop, the lane goes on, and `failed` is true.
+    """
 
     def __init__(self, probes: Mapping[str, Watching], passes: int, watch: meter.Stopwatch):
         self.probes, self.passes, self.watch = probes, passes, watch
+        self.failed = False
         self._calls: Counter[int] = Counter()
         self._moments: list[tuple[str, meter.Moment, meter.Moment]] = []
 
@@ -49,13 +52,16 @@ class Timed:
 
     def see(self, layer: int, q: Tensor, k: Tensor, past: list[HeadGroup], start: int) -> None:
         self._calls[layer] += 1
-        if self._calls[layer] != self.passes:
+        if self._calls[layer] != self.passes or self.failed:
             return
         for name, probe in self.probes.items():
             if layer in probe.wanted:
                 with self.watch.aside("probe"):
                     began = self.watch.now()
-                    probe.see(layer, q, k, past, start)
+                    try:
+                        probe.see(layer, q, k, past, start)
+                    except torch.OutOfMemoryError:
+                        self.failed = True
                     self._moments.append((name, began, self.watch.now()))
 
 

@@ -12,7 +12,7 @@ import torch
 
 from fkv.cache import Roles
 from fkv.engine import Engine
-from fkv.events import LANES, Grid, Heads, Lane, Maps, Settings
+from fkv.events import LANES, Grid, Heads, Lane, Maps, Notice, Settings
 from fkv.lane import LaneRun, Timed, Watching
 from fkv.looking import Head, Keeper, Looks, Shot
 from fkv.pairs import Governor, Plan
@@ -46,15 +46,15 @@ class Measuring:
     def __init__(self, engine: Engine) -> None:
         self.engine, self.geometry = engine, engine.spec.geometry
         self.governor, self.looks = Governor(), Looks(engine.spec.geometry)
-        self._turn = 0
+        self._turn, self._off = 0, False
         self._running: dict[str, Running] = {}
         self._basis: dict[str, object] = {}
         self._chunk = Chunk(0, Settings(), Plan())
 
     def begin(self, number: int, settings: Settings) -> None:
-        """Plans a chunk: nothing in a benchmark, else what the governor allows, layers in turn."""
+        """Plans a chunk: nothing in a benchmark or after a failure, else what the governor allows, layers in turn."""
         layers = self.geometry.layers
-        plan = Plan() if settings.benchmark else self.governor.plan(layers)
+        plan = Plan() if settings.benchmark or self._off else self.governor.plan(layers)
         turn = tuple(sorted((self._turn + step) % layers for step in range(plan.layers)))
         self._turn = (self._turn + plan.layers) % layers
         self._chunk = Chunk(number, settings, plan, turn)
@@ -83,9 +83,20 @@ class Measuring:
         """Something else was read back from a lane, for `ms`."""
         self._chunk.standing += ms
 
-    def told(self, lanes: Mapping[Lane, LaneRun], static: Roles, compute: float) -> list[Maps | Heads]:
-        """Events of a chunk that `lanes` have made in `compute` ms, with the classes in force; the governor learns what they cost."""
+    def told(self, lanes: Mapping[Lane, LaneRun], static: Roles, compute: float) -> list[Maps | Heads | Notice]:
+        """Events of a chunk that `lanes` have made in `compute` ms, with the classes in force; the governor learns what they cost. Where
+        memory runs out nothing is measured any more, which is said once."""
         chunk = self._chunk
+        try:
+            if not any(timed.failed for timed in chunk.timed.values()):
+                return self._events(chunk, lanes, static, compute)
+        except (MemoryError, torch.OutOfMemoryError):
+            pass
+        self._off = True
+        text = f"No memory is left on {self.engine.device} to measure heads; the lanes go on without. A new run measures again."
+        return [Notice("error", None, chunk.number, text)]
+
+    def _events(self, chunk: Chunk, lanes: Mapping[Lane, LaneRun], static: Roles, compute: float) -> list[Maps | Heads | Notice]:
         if not chunk.timed:
             self.governor.add(chunk.plan, compute, standing=chunk.standing)
             return []
@@ -97,7 +108,7 @@ class Measuring:
         shown, digest = (1000 * (after - before) for before, after in itertools.pairwise(marks))
         cost = {"shown": chunk.spent("maps", "keeper") + shown, "layers": chunk.spent("survey") + digest}
         self.governor.add(chunk.plan, compute, standing=chunk.standing, **cost)
-        events: list[Maps | Heads] = [] if shares is None else [shares]
+        events: list[Maps | Heads | Notice] = [] if shares is None else [shares]
         return events if seen is None else [*events, self._heads(chunk, *seen, static)]
 
     def _shares(self, chunk: Chunk) -> Maps | None:

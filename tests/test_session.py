@@ -214,6 +214,25 @@ def test_heads_tell_of_the_layers_measured_and_keep_what_was_known_of_the_others
     assert np.isnan(told[2].scores[1]).any() or told[2].scores[1] == told[1].scores[1]
 
 
+def test_where_measuring_runs_out_of_memory_the_lanes_go_on_and_it_is_said_once(
+    small: engine.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = run(small)
+
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    for place in ("fkv.survey.Survey.see", "fkv.measuring.coverage"):
+        with monkeypatch.context() as patch:
+            patch.setattr(place, full)
+            _, events = watched(small, 1e9)
+        assert pictures(events) == pictures(usual)
+        assert of(Heads, events) == []
+        assert [notice.text for notice in of(Notice, events)] == [
+            "No memory is left on cpu to measure heads; the lanes go on without. A new run measures again."
+        ]
+
+
 def test_coverage_is_whole_where_both_lanes_keep_the_same(small: engine.Engine) -> None:
     _, events = watched(small, 1e9, right="full:9")
     np.testing.assert_allclose(of(Heads, events)[-1].coverage, 1, atol=1e-5)
