@@ -180,6 +180,13 @@ def concern(engine: Engine, lanes: Sequence[str], chunks: int = 0) -> str:
     return ""
 
 
+def relief(engine: Engine, lanes: Sequence[str]) -> str:
+    """A sentence of advice after a run with these lanes' spellings found no memory left."""
+    roles = engine.profile.roles() if engine.profile else None
+    there = parts.memory(engine.device) or 1 << 62
+    return planner.relief(engine.spec, lanes, there, itemsize=engine.dtype.itemsize, roles=roles)
+
+
 def model_facts(engine: Engine) -> ModelFacts:
     """The model and its device, for a page."""
     spec, geometry = engine.spec, engine.spec.geometry

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from fkv.cache import Policy, Roles
-from fkv.engine import Engine, model_facts, profile_facts
+from fkv.engine import Engine, model_facts, profile_facts, relief
 from fkv.events import LANES, Classes, Done, Event, FrameMatrix, Frames, Lane, Notice, Sample, Settings, Start, Tick, TokenMap
 from fkv.lane import Encode, LaneRun, out_of_memory
 from fkv.looking import Toward
@@ -256,7 +256,8 @@ class Session:
             torch.cuda.empty_cache()
         rest = f"Lane {next(iter(self._lanes))} goes on." if self._lanes else "No lane is left."
         if out_of_memory(error):
-            why = f"Lane {lane} ran out of memory on {self.engine.device} and has ended; a policy that keeps fewer frames needs less."
+            advice = relief(self.engine, (self._settings.left, self._settings.right))
+            why = f"Lane {lane} ran out of memory on {self.engine.device} and has ended. {advice}"
         else:
             why = f"Lane {lane} has ended: {sentence(error)}"
         return Notice("error", lane, self._chunk, f"{why} {rest}")
