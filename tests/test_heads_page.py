@@ -95,6 +95,7 @@ def test_the_map_shown_is_that_of_the_token_pointed_at(visit: Callable[..., Any]
     page.wait_for_function(f"{STAGE}.lab.gaze.frame >= 6")
     page.click("#lab [data-run]")
     page.wait_for_function("document.querySelector('.fkv').dataset.state === 'paused'")
+    page.locator(f"{LAB} .onscreen").scroll_into_view_if_needed()
     box = page.locator(f"{LAB} .onscreen").bounding_box()
     for row, column in ((1, 6), (4, 2)):
         page.mouse.move(box["x"] + (column + 0.5) * box["width"] / 8, box["y"] + (row + 0.5) * box["height"] / 5)
@@ -129,7 +130,7 @@ def test_what_cannot_be_is_answered_in_a_sentence_and_the_page_goes_on(visit: Ca
         ("choose", {"rule": "threshold", "threshold": 1.3}, "outside [0, 1]"),
         ("choose", {"layer": 99, "head": 0}, "layers 0..5"),
         ("choose", {"overrides": [[0, 0, "sleepy"]]}, "use static or dynamic"),
-        ("choose", {"pinned": [[0, 0]] * 5}, "at most 4"),
+        ("choose", {"pinned": [[0, 0]] * 5}, "most 4"),
         ("look", {"layer": 3, "head": 3, "frame": 0, "row": 0, "column": 0}, "pin it"),
         ("look", {"layer": 1, "head": 0, "frame": -1, "row": 0, "column": 0}, "not a whole number"),
         ("look", {"layer": 1}, "incomplete"),
