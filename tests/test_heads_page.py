@@ -103,8 +103,6 @@ def test_the_map_shown_is_that_of_the_token_pointed_at(visit: Callable[..., Any]
         page.wait_for_function(f"{SHOWN} === '1,0,{frame},{row},{column},keys'")
         assert page.evaluate(BRIGHT, frame - 1) == [row, column], "rows are rows and columns are columns"
     assert "is on tokens lane B does not hold" in text(page, f"{LAB} .told")
-    page.click(f"{LAB} [data-value='queries']")
-    page.wait_for_function(f"{SHOWN}.endsWith('queries')")
 
 
 def test_other_ways_to_choose_classes_reach_lane_b_and_its_chunks(visit: Callable[..., Any], house: House) -> None:
