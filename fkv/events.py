@@ -50,8 +50,8 @@ class Settings:
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """The model and what it runs on. `size` is (rows, columns) of a pixel frame, `rows` and `columns` count tokens of a frame. `frame_bytes`
-    is what one head keeps of one frame, keys and values; 0 where unknown.
+    """The model and what it runs on. `size` is (rows, columns) of a pixel frame, `rows` and `columns` count tokens of a frame.
+    `frame_bytes` is what one head keeps of one frame, keys and values; 0 where unknown.
     """
 
     name: str

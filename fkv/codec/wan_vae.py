@@ -7,6 +7,7 @@ decoded as a whole.
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -81,11 +82,11 @@ class WanVaeDecoder:
 def load_wan_vae(folder: Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> WanVae:
     """The published VAE from a folder with its `config.json`. Raises ImportError or OSError in a sentence."""
     try:
-        from diffusers import AutoencoderKLWan  # pyright: ignore[reportMissingImports]
+        diffusers: Any = import_module("diffusers")
     except ImportError:
         raise ImportError("the Wan VAE needs diffusers; run `pip install diffusers`") from None
     try:
-        vae = AutoencoderKLWan.from_pretrained(folder, torch_dtype=dtype)
+        vae = diffusers.AutoencoderKLWan.from_pretrained(folder, torch_dtype=dtype)
     except (OSError, ValueError) as error:
         raise OSError(f"{folder} holds no complete Wan VAE ({str(error).splitlines()[0]}); delete it and fetch it again") from None
     return WanVae(vae.to(device).eval().requires_grad_(False))

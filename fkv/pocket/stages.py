@@ -30,9 +30,10 @@ class Stages:
         path = self.work / f"{name}.npz"
         if not path.is_file():
             numbers, pictures = measure()
+            arrays: dict[str, Any] = {"__numbers__": np.array(json.dumps(numbers)), **pictures}
             part = path.with_suffix(".part")
             with part.open("wb") as out:
-                np.savez_compressed(out, __numbers__=np.array(json.dumps(numbers)), **pictures)
+                np.savez_compressed(out, **arrays)
             part.replace(path)
         with np.load(path) as saved:
             return json.loads(str(saved["__numbers__"])), {key: saved[key] for key in saved.files if key != "__numbers__"}

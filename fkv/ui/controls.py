@@ -53,8 +53,10 @@ class LanePicker:
 
 def cast(policy: str, parameter: str, value: Any, kind: type) -> Any:
     """A control's value as the parameter's type. Raises ValueError on an emptied field or one that is no number."""
+    if kind is str and value is None:
+        return ""
     try:
-        number = "" if kind is str and value is None else kind(value)
+        number = kind(value)
     except (TypeError, ValueError):
         raise ValueError(f"{policy}: {parameter} is empty or no number; type one, for instance 1") from None
     if kind is int and float(value) != number:
