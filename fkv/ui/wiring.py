@@ -202,7 +202,7 @@ def _painting(widgets: Widgets, house: House) -> None:
 def _page(blocks: gr.Blocks, widgets: Widgets, house: House) -> None:
     def hello(request: gr.Request, model: str) -> Iterator[tuple[str, str]]:
         visitor, future = house.visitor(request), house.shelf.want(model)
-        waiting: dict[str, object] = {"type": "hello", "key": visitor.key, "state": "loading", "text": "Loading the model", "model": None, "profile": None}
+        waiting: dict[str, object] = {"type": "hello", "key": visitor.key, "state": "loading", "model": None, "profile": None}
         while not future.done() and not visitor.gone:
             yield run.say(waiting | {"text": house.backend.progress() or "Loading the model"}), _chips([])
             wait([future], timeout=1)
