@@ -204,6 +204,15 @@ def training_log(work: Path, name: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
 
 
+def trained(recipe: Path, log: list[dict[str, Any]], earlier: dict[str, Any]) -> dict[str, Any]:
+    """How the weights came about: this run's recipe and log, and `before` it those of the run whose weights it went on from."""
+    if not recipe.is_file():
+        return earlier
+    own = json.loads(recipe.read_text())
+    before = earlier.get("before") if earlier.get("recipe") == own else earlier
+    return {"recipe": own, "log": log, **({"before": before} if before else {})}
+
+
 def write_report(
     out: Path, work: Path, device: str, *, prompts: int = 64, few: int = 16, chunks: int = 20, long_clips: int = 2, long_frames: int = 1000
 ) -> None:
@@ -221,9 +230,7 @@ def write_report(
     long, long_pictures = endurance(engine, profile, stages, long_clips, long_frames)
     recipe = work / "recipe.json"
     previous = json.loads((out / "report.json").read_text()) if (out / "report.json").is_file() else {}
-    training = (
-        {"recipe": json.loads(recipe.read_text()), "log": training_log(work, "model")} if recipe.is_file() else previous.get("training", {})
-    )
+    training = trained(recipe, training_log(work, "model"), previous.get("training", {}))
     report = {
         "model": {**asdict(engine.spec.net), "parameters": engine.parameters, "schedule": asdict(engine.spec.schedule)},
         "commit": machine.commit(),
