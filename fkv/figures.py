@@ -9,12 +9,14 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 BEGIN, END = "<!-- figures: written by `python -m fkv figures` -->", "<!-- end of figures -->"
 REPORT = "`python -m fkv train report`"
+PROFILE = "`python -m fkv profile --prompts 16 --sampling-error`"
 Row = tuple[str, str, str, str]
 
 
 def table(root: Path = ROOT) -> str:
     """Markdown of every figure with the command that made it and the machine it was made on."""
-    rows = [*_pocket(_read(root / "assets/pocket/report.json")), *_benchmarks(sorted((root / "assets/benchmarks").glob("*.json")))]
+    pocket = root / "assets/pocket"
+    rows = [*_pocket(_read(pocket / "report.json")), *_heads(_read(pocket / "heads.json")), *_benchmarks(sorted((root / "assets/benchmarks").glob("*.json")))]
     lines = ["| what | figure | command | machine |", "|---|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows)]
     return "\n".join(lines)
 
@@ -44,7 +46,7 @@ def _read(path: Path) -> dict[str, Any]:
 def _pocket(report: dict[str, Any]) -> list[Row]:
     if not report:
         return []
-    where, worlds, heads, long = report["machine"], report["worlds"], report["heads"], report["long"]
+    where, worlds, long = report["machine"], report["worlds"], report["long"]
     machine = _machine(where)
     frames = report["clip_frames"]
     full, held = worlds["full"], worlds["full"]["clips"]
@@ -63,13 +65,33 @@ def _pocket(report: dict[str, Any]) -> list[Row]:
         what = f"{long['latent_frames']} latent frames, {name} (n = {long[name]['clips']}): kept; drift of sharpness; of saturation"
         cells = (_share(long[name], "kept"), _share(long[name], "sharpness_drift"), _share(long[name], "saturation_drift"))
         found.append((what, "; ".join(cells)))
-    stable = heads["stability"].get("prompts")
-    found += [
-        ("heads with a score of 0.8 or more", f"{100 * heads['static_at_0.8']:.0f} %"),
-        (f"static heads as shipped ({heads['rule']})", f"{100 * heads['static']:.0f} %"),
-        ("head scores, correlation of two halves of the prompts", "" if stable is None else f"{stable:.3f}"),
-    ]
     return [(what, figure, REPORT, machine) for what, figure in found]
+
+
+def _heads(profile: dict[str, Any]) -> list[Row]:
+    """How the pocket model's heads score, how stable that is, and what measuring it live costs."""
+    if not profile:
+        return []
+    scores = [score for line in profile["scores"] for score in line]
+    recipe, stable, sampling = profile["recipe"], profile.get("stability", {}), profile.get("sampling") or {}
+    what = f"heads, {recipe['prompts']} prompts"
+    share = len([score for score in scores if score >= 0.8]) / len(scores)
+    halves, passes = stable.get("prompts"), stable.get("passes")
+    found = [
+        (f"{what}: score 0.8 or more", f"{100 * share:.0f} %"),
+        (f"{what}: static as shipped ({profile['rule']})", f"{100 * sum(map(len, profile['static'])) / len(scores):.0f} %"),
+        (f"{what}: correlation of scores, two halves of the prompts", "" if halves is None else f"{halves:.4f}"),
+        (f"{what}: correlation of scores, denoise steps", "" if passes is None else f"{passes:.4f}"),
+    ]
+    for row in sampling.get("counts", ()):
+        worst = row["worst"]
+        cell = f"{row['rmse']:.4f} rms, worst {abs(worst['gap']):.3f} (layer {worst['layer']}, head {worst['head']})"
+        found.append((f"sampling error of a head's score, {row['queries']} of {sampling['of_queries']} queries of a chunk", cell))
+    if live := sampling.get("live"):
+        cell = f"{100 * live['probe_share']:.1f} % of the time, {live['layers_per_chunk']:g} of {live['layers']} layers a chunk"
+        found.append(("live measuring of all heads", cell))
+    machine = _machine(sampling["machine"]) if "machine" in sampling else ""
+    return [(name, figure, PROFILE, machine) for name, figure in found]
 
 
 def _machine(where: dict[str, Any]) -> str:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fkv import meter
+from fkv import machine, meter
 from fkv.engine import Engine
 from fkv.events import Heads, Sample, Settings
 from fkv.generate import write_text
@@ -146,7 +146,8 @@ def sampling_error(engine: Engine, prompts: int = 4, counts: Sequence[int] = COU
             progress((number + 1) * (warm + 1), prompts * (warm + 1))
     out: dict[str, Any] = {"prompts": prompts, "pass": "last noisy", "key_frames": spec.window, "of_queries": spec.chunk * geometry.tokens}
     rows = [_row(count, found[count], found[0], statistics.median(costs[count]), statistics.median(chunks)) for count in counts]
-    return out | {"chunk_ms": round(statistics.median(chunks), 3), "layers": geometry.layers, "device": str(engine.device), "counts": rows}
+    out |= {"machine": machine.environment(engine), "chunk_ms": round(statistics.median(chunks), 3), "layers": geometry.layers}
+    return out | {"counts": rows}
 
 
 def _survey(engine: Engine, count: int, number: int) -> Survey:

@@ -122,6 +122,14 @@ def test_a_double_click_makes_one_run_and_a_later_start_replaces_it() -> None:
     assert not lobby.seated
 
 
+def test_a_start_right_after_a_stop_is_meant() -> None:
+    visitor = Visitor("a")
+    assert visitor.begin(100.0) is not None
+    assert visitor.begin(100.1) is None
+    visitor.stop()
+    assert visitor.begin(100.2) is not None
+
+
 def test_the_third_waits_sees_his_place_and_gets_the_next_seat() -> None:
     lobby = Lobby(seats=2)
     one, two, three, four = (lobby.ask(name) for name in "abcd")

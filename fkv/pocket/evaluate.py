@@ -95,11 +95,13 @@ def profile_heads(engine: Engine, prompts: int, progress: Callable[[int, int], N
     """The bundled head profile: full history, all queries, all denoise steps, classes by the published threshold or, where it leaves a
     class with fewer than a fifth of the heads, by rank; it says what training built in."""
 
+    policy = parse(f"full:{engine.spec.window}")
+
     def stream(prompt: str, number: int) -> Stream:
         text = engine.text.encode(prompt, number).embedding.to(engine.device)
-        return Stream(engine.model, engine.spec, text, parse("full"), seeded_noise(number, engine.spec, 1, engine.device, engine.dtype))
+        return Stream(engine.model, engine.spec, text, policy, seeded_noise(number, engine.spec, 1, engine.device, engine.dtype))
 
-    profile = measure(stream, held_out(prompts), progress=progress)
+    profile = measure(stream, held_out(prompts), chunks=3, progress=progress)
     net = engine.spec.net
     near = local_heads(net.layers, net.heads)
     built_in = {

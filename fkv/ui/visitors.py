@@ -89,8 +89,9 @@ class Visitor:
         return not self.gone and run == self.run
 
     def stop(self) -> None:
-        """Ends whatever runs or waits."""
+        """Ends whatever runs or waits; a start right after it is meant."""
         with self.lock:
+            self.asked = float("-inf")
             self.run += 1
             self.paused = False
             if self.session is not None:
