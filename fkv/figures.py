@@ -10,13 +10,15 @@ ROOT = Path(__file__).resolve().parents[1]
 BEGIN, END = "<!-- figures: written by `python -m fkv figures` -->", "<!-- end of figures -->"
 REPORT = "`python -m fkv train report`"
 PROFILE = "`python -m fkv profile --prompts 16 --sampling-error`"
+PAGE = "`FKV_PAGE_JSON=assets/pocket/page.json python -m pytest tests/test_live.py`"
 Row = tuple[str, str, str, str]
 
 
 def table(root: Path = ROOT) -> str:
     """Markdown of every figure with the command that made it and the machine it was made on."""
     pocket = root / "assets/pocket"
-    rows = [*_pocket(_read(pocket / "report.json")), *_heads(_read(pocket / "heads.json")), *_benchmarks(sorted((root / "assets/benchmarks").glob("*.json")))]
+    rows = [*_pocket(_read(pocket / "report.json")), *_heads(_read(pocket / "heads.json")), *_page(_read(pocket / "page.json"))]
+    rows += _benchmarks(sorted((root / "assets/benchmarks").glob("*.json")))
     lines = ["| what | figure | command | machine |", "|---|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows)]
     return "\n".join(lines)
 
@@ -92,6 +94,20 @@ def _heads(profile: dict[str, Any]) -> list[Row]:
         found.append(("live measuring of all heads", cell))
     machine = _machine(sampling["machine"]) if "machine" in sampling else ""
     return [(name, figure, PROFILE, machine) for name, figure in found]
+
+
+def _page(found: dict[str, Any]) -> list[Row]:
+    """How soon the app answers and moves, and how much of what it makes is shown."""
+    if not found:
+        return []
+    machine = _machine(found["machine"])
+    rows = [
+        ("the app: page answers after", f"{found['page_s']:.1f} s"),
+        ("the app: both lanes move after Start within", f"{found['video_s']:.1f} s"),
+        ("the app: frames shown of those played", f"{100 * found['shown']:.0f} %"),
+        ("the app: both lanes live, end to end", "; ".join(f"lane {lane} {fps} FPS" for lane, fps in found["fps"].items())),
+    ]
+    return [(name, figure, PAGE, machine) for name, figure in rows]
 
 
 def _machine(where: dict[str, Any]) -> str:
