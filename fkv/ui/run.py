@@ -126,7 +126,8 @@ def _wait(visitor: Visitor, run: int, lobby: Lobby, ticket: object) -> Iterator[
         if not place or not visitor.current(run):
             return
         others = f"{lobby.seats} people are using the model" if lobby.seats > 1 else "Someone is using the model"
-        yield say({"type": "queue", "place": place, "text": f"{others}. You are number {place} in line; it starts by itself."})
+        words = f"{others}. You are number {place} in line; it starts by itself."
+        yield say({"type": "queue", "ask": run, "place": place, "text": words})  # a message equal to the last one would not arrive
 
 
 def _load(shelf: Shelf, model: str, visitor: Visitor, run: int) -> Iterator[str]:
