@@ -110,7 +110,8 @@ class Paint {
     if (!cell) return;
     event.preventDefault();
     cell.focus();
-    this.brush = { on: cell.getAttribute("aria-pressed") !== "true" };
+    const { kind, age, segment } = cell.dataset;
+    this.brush = { on: !this.has(kind, +age, +segment) };
     this.stroke(cell);
   }
 
