@@ -55,7 +55,7 @@ def test_the_map_is_walked_pinned_and_overridden_with_the_keyboard(visit: Callab
     for key in ("ArrowRight", "ArrowDown", "Enter"):
         page.keyboard.press(key)
     wait_until(lambda: (one(house).layer, one(house).head, one(house).pinned) == (2, 1, ((1, 0),)))
-    assert text(page, f"{LAB} .head-card h3") == "Layer 2, head 1"
+    page.wait_for_function("document.querySelector('#lab .head-card h3').textContent.trim() === 'Layer 2, head 1'")
     page.keyboard.press("o")
     wait_until(lambda: one(house).overrides == ((2, 1, "static"),))
     page.wait_for_selector(f"{cell(2, 1)}.override.static")
@@ -83,8 +83,10 @@ def test_dragging_the_threshold_reclassifies_at_once_and_reaches_lane_b(visit: C
     page.mouse.up()
     wait_until(lambda: one(house).rule == "threshold")
     assert abs(one(house).threshold - 0.4) < 0.03
-    counted = page.get_attribute(f"{LAB} .grip", "aria-valuetext")
-    assert f"{page.locator('#lab .cell.static:not(.ruled)').count()} static" in counted
+    page.wait_for_function(
+        "document.querySelector('#lab .grip').getAttribute('aria-valuetext')"
+        ".includes(`${document.querySelectorAll('#lab .cell.static:not(.ruled)').length} static`)"
+    )
     page.wait_for_function("document.querySelector('#lab [data-when]').textContent.includes('In force in lane B')")
 
 

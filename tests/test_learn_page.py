@@ -105,7 +105,7 @@ def test_six_heads_are_classed_with_s_d_enter_and_arrows_and_progress_survives_a
     handle = page.locator(".lesson .handle")
     handle.focus()
     page.keyboard.press("ArrowLeft")
-    assert page.locator(".lesson .handle").get_attribute("aria-valuenow") == "0.79"
+    page.wait_for_selector(".lesson .handle[aria-valuenow='0.79']")
 
 
 def test_segments_are_chosen_and_a_guess_is_measured_against_the_run(visit: Callable[..., Any]) -> None:

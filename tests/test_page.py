@@ -168,7 +168,7 @@ def test_a_phone_needs_no_sideways_scroll(visit: Callable[..., Any]) -> None:
     handle = page.locator(".wipe")
     handle.focus()
     handle.press("ArrowLeft")
-    assert handle.get_attribute("aria-valuenow") == "45"
+    page.wait_for_selector(".wipe[aria-valuenow='45']")
 
 
 def test_dark_is_dark_light_is_light_and_the_button_changes_it(visit: Callable[..., Any]) -> None:
@@ -188,7 +188,7 @@ def test_the_head_map_is_walked_with_the_keyboard(visit: Callable[..., Any], hou
     page.keyboard.press("ArrowDown")
     assert page.evaluate("[document.activeElement.dataset.layer, document.activeElement.dataset.head]") == ["2", "1"]
     page.keyboard.press("Enter")
-    assert page.get_attribute(".cell[data-layer='2'][data-head='1']", "aria-selected") == "true"
+    page.wait_for_selector("#stage .cell[data-layer='2'][data-head='1'][aria-selected='true']")
     wait_until(
         lambda: any((visitor.wishes.get("layer"), visitor.wishes.get("head")) == (2, 1) for visitor in house.page.visitors.open.values())
     )
