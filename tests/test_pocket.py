@@ -16,10 +16,11 @@ from fkv.pocket import run
 from fkv.pocket.data import draw
 from fkv.pocket.evaluate import summary
 from fkv.pocket.muon import orthogonal
+from fkv.pocket.recipe import ModelRecipe
 from fkv.pocket.stages import Stages
 from fkv.pocket.teacher import Clip, Sight, Teacher, everything, local_heads, some_frames, some_segments, stray
 from fkv.pocket.train import main
-from fkv.pocket.train_model import ModelRecipe, initialise, train_model
+from fkv.pocket.train_model import Lesson, initialise, train_model
 from fkv.policies import parse
 from fkv.spec import POCKET, WanConfig
 from fkv.wan import CausalWan
@@ -129,7 +130,7 @@ def test_a_batch_depends_on_seed_and_step_alone() -> None:
 
 
 def test_a_clip_that_cuts_to_another_scene_is_judged_from_the_cut_on() -> None:
-    batches = [draw(5, step, 6, 9) for step in range(3)]
+    batches = [draw(5, step, 6, 9, gaps=False) for step in range(5)]
     frames, told = torch.cat([b.frames for b in batches]), torch.cat([b.told for b in batches])
     from_zero, late, cut_at = 0, 0, []
     for clip, known in zip(frames.float(), told):
@@ -145,6 +146,35 @@ def test_a_clip_that_cuts_to_another_scene_is_judged_from_the_cut_on() -> None:
     assert late > 3
     assert cut_at
     assert min(cut_at) > 5
+
+
+def test_the_chunk_after_a_gap_in_time_is_no_target() -> None:
+    batch = next(batch for batch in (draw(5, step, 4, 9) for step in range(20)) if batch.numbers[3] > 3)
+    known = [list(clip[::3]) for clip in batch.told]
+    assert all(one[2] for one in known)
+    assert not any(one[1] for one in known if one[0])
+    assert any(one == [1, 0, 1] for one in known)
+
+
+def test_only_what_is_told_becomes_the_models_own_past() -> None:
+    recipe = ModelRecipe(own=1.0, own_from=0.0, swap=1.0, disturb=0.0)
+    batch = draw(5, 0, 6, 9)
+    target = torch.randn(6, 9, 24, 10, 16, generator=torch.Generator().manual_seed(1))
+    task = Lesson(SMALL, recipe).task(batch, target, 0)
+    model = CausalWan(SMALL.net)
+    initialise(model, 3)
+    assert task.own is not None
+    past = task.own.past(Teacher(model, SMALL, local_heads(2, 4)), task.clip)
+    changed = (past.clean != task.clip.clean).flatten(2).any(dim=2)
+    assert torch.equal(changed, batch.told.bool())
+    assert not batch.told.all()
+
+
+def test_a_run_that_goes_on_takes_the_last_lengths_only() -> None:
+    recipe = ModelRecipe(steps=30).continued()
+    assert {entry[0] for entry in recipe.lengths} == {1.0}
+    assert set(recipe.plan()[0]) == {1, 3, 7}
+    assert recipe.own_from == 0
 
 
 def test_orthogonal_updates_have_singular_values_near_one() -> None:

@@ -20,8 +20,8 @@ GROUP = 4
 @dataclass
 class Batch:
     """frames uint8 [b, 4 * f, height, width, 3]; text [b, len, dim]; mask [b, f, rows, columns] object share per latent cell; told [b, f]
-    is 1 where text and past say what the frame shows; numbers [f] absolute latent frame numbers (with a gap after the first chunk when
-    there is one)."""
+    is 1 where text and past say what the frame shows (not at an untold start, before a cut, or right after a gap); numbers [f] absolute
+    latent frame numbers (with a gap after the first chunk when there is one)."""
 
     frames: Tensor
     text: Tensor
@@ -64,6 +64,7 @@ def draw(seed: int, step: int, batch: int, latents: int, chunk: int = 3, gaps: b
         else:
             reel = [Piece(scene, start, group), Piece(scene, start + group + GROUP * gap, rest)][: 2 if rest else 1]
             told[clip, :chunk] = start == 0
+            told[clip, chunk : 2 * chunk] = gap == 0
         scenes.append((scene, start))
         reels.append(film(reel))
     numbers = np.arange(latents)

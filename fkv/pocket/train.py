@@ -31,7 +31,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--compile", action="store_true", help="fuse the training pass with torch.compile")
     parser.add_argument("--work", type=Path, default=Path("runs/pocket"), help="checkpoints and logs (default: runs/pocket)")
     parser.add_argument("--out", type=Path, default=ASSETS, help="where the weights go (default: assets/pocket)")
-    parser.add_argument("--init", type=Path, help="start the model from the weights of this safetensors file instead of from nothing")
+    parser.add_argument("--init", type=Path, help="go on from these weights (a safetensors file) with the last part of the recipe")
     parser.add_argument("--fresh", action="store_true", help="discard the checkpoint of an earlier run")
     parser.add_argument("--prompts", type=int, default=64, help="held-out prompts of the report (default: 64)")
     return parser
@@ -90,10 +90,11 @@ def _codec(part: str, arguments: argparse.Namespace, device: str) -> int:
 def _model(part: str, arguments: argparse.Namespace, device: str) -> int:
     import torch
 
-    from fkv.pocket.train_model import ModelRecipe, train_model
+    from fkv.pocket.recipe import ModelRecipe
+    from fkv.pocket.train_model import train_model
     from fkv.spec import POCKET
 
-    recipe = _recipe(ModelRecipe(), arguments)
+    recipe = _recipe(ModelRecipe().continued() if arguments.init else ModelRecipe(), arguments)
     assert isinstance(recipe, ModelRecipe)
     if not (arguments.out / "codec.safetensors").is_file():
         print(f"{arguments.out / 'codec.safetensors'} is missing; run `python -m fkv train codec` first", file=sys.stderr)

@@ -1,9 +1,9 @@
 """Training of the pocket model: flow matching on clean chunks ahead of noisy ones, with the network's x0 as output.
 
 Loss: squared error of x0, weighted by 1 / (sigma^2 + 0.1), more where objects are. Noise levels are those the four-step sampler meets,
-sigma in [0.25, 1]. The clean past is disturbed with a little noise and, towards the end, partly replaced by the model's own output, so
-that long rollouts hold (diffusion forcing, arXiv 2407.01392; Self Forcing, arXiv 2506.08009). Matrices inside blocks move by Muon, all
-else by AdamW.
+sigma in [0.45, 1]. The clean past is disturbed with a little noise and, towards the end, partly replaced by what the model itself makes
+of it from pure noise in two tries, so that long rollouts hold (diffusion forcing, arXiv 2407.01392; Self Forcing, arXiv 2506.08009).
+Chunks that nothing in text and past tells of are neither targets nor replaced. Matrices inside blocks move by Muon, all else by AdamW.
 """
 
 from __future__ import annotations
@@ -23,63 +23,10 @@ from fkv.codec import PocketCodec, load_pocket
 from fkv.pocket import run
 from fkv.pocket.data import Batch, loader
 from fkv.pocket.muon import Muon
+from fkv.pocket.recipe import BLOCK, ModelRecipe
 from fkv.pocket.teacher import Clip, Teacher, local_heads, sample_sight
 from fkv.spec import ModelSpec
 from fkv.wan import Block, CausalWan
-
-BLOCK = 8
-
-
-@dataclass(frozen=True)
-class ModelRecipe:
-    """`passes` is the number of chunk forwards of a batch (a clip of n chunks costs 2 n - 1); lengths of clips, in chunks, go from short
-    to long as training proceeds: `lengths` are (until this share of the steps, chunks, weight). Every batch of clips is used `reuse`
-    times, with other noise. `near` weighs what local heads stray. `own` is the share of steps, late, with the model's own past."""
-
-    steps: int = 8000
-    warmup: int = 100
-    decay: int = 2000
-    passes: int = 32
-    reuse: int = 3
-    lengths: tuple[tuple[float, int, float], ...] = (
-        (0.35, 1, 0.6),
-        (0.35, 2, 0.25),
-        (0.35, 3, 0.15),
-        (0.75, 1, 0.45),
-        (0.75, 2, 0.1),
-        (0.75, 3, 0.3),
-        (0.75, 7, 0.15),
-        (1.0, 1, 0.35),
-        (1.0, 3, 0.35),
-        (1.0, 7, 0.3),
-    )
-    matrix_rate: float = 5e-3
-    rate: float = 3e-3
-    weight_decay: float = 0.01
-    average: float = 0.995
-    object_weight: float = 6.0
-    near: float = 0.1
-    disturb: float = 0.15
-    own: float = 0.5
-    own_from: float = 0.6
-    seed: int = 21
-
-    def batch_of(self, step: int) -> int:
-        """Which batch a step uses: runs of BLOCK batches, each run gone through `reuse` times."""
-        run_length = BLOCK * self.reuse
-        return step // run_length * BLOCK + step % BLOCK
-
-    def plan(self) -> tuple[list[int], list[int]]:
-        """Chunks and clips of every batch."""
-        chunks, count = [], self.batch_of(self.steps - 1) + BLOCK
-        for step in range(count):
-            share = (step + 0.5) / count
-            until = next(edge for edge, _, _ in self.lengths if share <= edge)
-            choices = [(count, weight) for edge, count, weight in self.lengths if edge == until]
-            weights = np.array([weight for _, weight in choices])
-            rng = np.random.default_rng((self.seed, 3, step))
-            chunks.append(int(rng.choice([count for count, _ in choices], p=weights / weights.sum())))
-        return chunks, [max(1, round(self.passes / (2 * count - 1))) for count in chunks]
 
 
 def initialise(model: CausalWan, seed: int) -> None:
@@ -114,28 +61,49 @@ def optimisers(model: CausalWan, recipe: ModelRecipe) -> list[torch.optim.Optimi
 
 
 @dataclass(frozen=True)
+class Own:
+    """Noises of the tries, each [b, F, c, H, W], and the share [b, F] to which the past becomes the network's own."""
+
+    noises: tuple[Tensor, Tensor]
+    swap: Tensor
+
+    def part(self, clips: slice) -> Own:
+        return Own((self.noises[0][clips], self.noises[1][clips]), self.swap[clips])
+
+    @torch.no_grad()
+    def past(self, teacher: Teacher, clip: Clip) -> Clip:
+        """The clip with every chunk drawn from pure noise, drawn again from that half under noise with the first try as its past, and
+        then swapped in."""
+        made, swap = self.noises[0], self.swap[:, :, None, None, None]
+        clean = clip.clean
+        for level, noise in zip((1.0, 0.5), self.noises):
+            noisy = (1 - level) * made + level * noise
+            made, _ = teacher.predict(replace(clip, clean=clean, noisy=noisy, sigma=torch.full_like(clip.sigma, level)))
+            clean = clip.clean + swap * (made - clip.clean)
+        return replace(clip, clean=clean)
+
+
+@dataclass(frozen=True)
 class Task:
-    """A batch ready for the network: the clip, its x0 target [b, F, c, H, W], the loss weight [b, F, H, W], the weight of `stray`, and
-    which chunks of the past [b, F] are to be replaced by the network's own output (None: no chunk)."""
+    """A batch ready for the network: the clip, its x0 target [b, F, c, H, W], the loss weight [b, F, H, W], the weight of `stray`, and,
+    where the past is to be partly the network's own, what that takes."""
 
     clip: Clip
     target: Tensor
     weight: Tensor
     near: float
-    swap: Tensor | None
+    own: Own | None
 
     def part(self, clips: slice) -> Task:
         c = self.clip
         clip = Clip(c.clean[clips], c.noisy[clips], c.sigma[clips], c.text[clips], c.frames, c.sight)
-        return Task(clip, self.target[clips], self.weight[clips], self.near, None if self.swap is None else self.swap[clips])
+        return Task(clip, self.target[clips], self.weight[clips], self.near, None if self.own is None else self.own.part(clips))
 
     def loss(self, teacher: Teacher) -> tuple[Tensor, float]:
         """Weighted squared error of x0 and what local heads stray, and the plain error of all chunks but the first."""
         clip, chunk = self.clip, teacher.spec.chunk
-        if self.swap is not None:
-            with torch.no_grad():
-                own, _ = teacher.predict(clip)
-            clip = replace(clip, clean=clip.clean + self.swap[:, :, None, None, None] * (own - clip.clean))
+        if self.own is not None:
+            clip = self.own.past(teacher, clip)
         found, stray = teacher.predict(clip)
         error = (found - self.target).square().mean(dim=2)
         return (error * self.weight).mean() + self.near * stray, float(error[:, chunk:].detach().mean())
@@ -167,15 +135,18 @@ class Lesson:
             sight=sample_sight(frames // chunk, self.spec.geometry, rng),
         )
         weight = (1 + recipe.object_weight * batch.mask.to(target)) / (level[:, :, 0].square() + 0.1)
-        weight *= batch.told.to(target)[:, :, None, None]
-        swap = None
+        told = batch.told.to(target)
+        weight *= told[:, :, None, None]
+        own = None
         if step >= recipe.own_from * recipe.steps and rng.random() < recipe.own and frames > chunk:
-            swap = (torch.rand(sigma.shape, generator=generator) < 0.7).to(target).repeat_interleave(chunk, dim=1)
-        return Task(clip, target, weight, recipe.near, swap)
+            first, second = (torch.randn(target.shape, generator=generator).to(target) for _ in range(2))
+            swap = (torch.rand(sigma.shape, generator=generator) < recipe.swap).to(target).repeat_interleave(chunk, dim=1)
+            own = Own((first, second), swap * told)
+        return Task(clip, target, weight, recipe.near, own)
 
     def levels(self, clips: int, chunks: int, generator: torch.Generator) -> Tensor:
-        """Noise level of every chunk [clips, chunks]: a quarter at 1, the others uniform in [0.25, 1]."""
-        uniform = 0.25 + 0.75 * torch.rand(clips, chunks, generator=generator)
+        """Noise level of every chunk [clips, chunks]: a quarter at 1, the others uniform in [0.45, 1]."""
+        uniform = 0.45 + 0.55 * torch.rand(clips, chunks, generator=generator)
         return torch.where(torch.rand(clips, chunks, generator=generator) < 0.25, torch.ones(()), uniform)
 
 

@@ -1,0 +1,67 @@
+"""How the pocket model is trained: how long, on which lengths, at which rates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+BLOCK = 8
+
+
+@dataclass(frozen=True)
+class ModelRecipe:
+    """`passes` is the number of chunk forwards of a batch (a clip of n chunks costs 2 n - 1); lengths of clips, in chunks, go from short
+    to long as training proceeds: `lengths` are (until this share of the steps, chunks, weight). Every batch of clips is used `reuse`
+    times, with other noise. `near` weighs what local heads stray. `own` is the share of steps, late, with the
+    model's own past in a share `swap` of its chunks."""
+
+    steps: int = 8000
+    warmup: int = 100
+    decay: int = 2000
+    passes: int = 32
+    reuse: int = 3
+    lengths: tuple[tuple[float, int, float], ...] = (
+        (0.35, 1, 0.6),
+        (0.35, 2, 0.25),
+        (0.35, 3, 0.15),
+        (0.75, 1, 0.45),
+        (0.75, 2, 0.1),
+        (0.75, 3, 0.3),
+        (0.75, 7, 0.15),
+        (1.0, 1, 0.2),
+        (1.0, 3, 0.45),
+        (1.0, 7, 0.35),
+    )
+    matrix_rate: float = 5e-3
+    rate: float = 3e-3
+    weight_decay: float = 0.01
+    average: float = 0.995
+    object_weight: float = 6.0
+    near: float = 0.1
+    disturb: float = 0.15
+    own: float = 0.6
+    own_from: float = 0.6
+    swap: float = 0.7
+    seed: int = 21
+
+    def batch_of(self, step: int) -> int:
+        """Which batch a step uses: runs of BLOCK batches, each run gone through `reuse` times."""
+        run_length = BLOCK * self.reuse
+        return step // run_length * BLOCK + step % BLOCK
+
+    def plan(self) -> tuple[list[int], list[int]]:
+        """Chunks and clips of every batch."""
+        chunks, count = [], self.batch_of(self.steps - 1) + BLOCK
+        for step in range(count):
+            share = (step + 0.5) / count
+            until = next(edge for edge, _, _ in self.lengths if share <= edge)
+            choices = [(count, weight) for edge, count, weight in self.lengths if edge == until]
+            weights = np.array([weight for _, weight in choices])
+            rng = np.random.default_rng((self.seed, 3, step))
+            chunks.append(int(rng.choice([count for count, _ in choices], p=weights / weights.sum())))
+        return chunks, [max(1, round(self.passes / (2 * count - 1))) for count in chunks]
+
+    def continued(self) -> ModelRecipe:
+        """The same for weights that a run has left: the last lengths and the own past from the first step on."""
+        return replace(self, lengths=tuple(entry for entry in self.lengths if entry[0] == self.lengths[-1][0]), own_from=0.0)
