@@ -14,7 +14,8 @@ from tqdm import tqdm
 
 from fkv import machine, meter, video
 from fkv.engine import Engine, model_facts
-from fkv.events import LANES, Frames, Lane, Notice, Sample, Settings, Verdict
+from fkv.events import Frames, Notice, Sample, Settings, Verdict
+from fkv.findings import LANES, Lane
 from fkv.pairs import EQUAL_DB, frame_psnr
 from fkv.session import Session
 

@@ -14,7 +14,8 @@ from torch import Tensor
 from fkv import meter, policies
 from fkv.cache import KVCache, Policy
 from fkv.engine import Engine
-from fkv.events import Frames, Kept, Lane, Residency, Sample, Similarity
+from fkv.events import Frames, Kept, Residency, Sample, Similarity
+from fkv.findings import Lane
 from fkv.groups import HeadGroup
 from fkv.rolling import opened
 from fkv.stream import Noise

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fkv.events import LANES, FrameMatrix, Lane, TokenMap
+from fkv.findings import LANES, FrameMatrix, Lane, TokenMap
 from fkv.groups import HeadGroup
 from fkv.spec import Geometry
 from fkv.survey import token_ids

@@ -12,7 +12,8 @@ import torch
 
 from fkv.cache import Roles
 from fkv.engine import Engine
-from fkv.events import LANES, Grid, Heads, Lane, Maps, Notice, Settings
+from fkv.events import Notice, Settings
+from fkv.findings import LANES, Grid, Heads, Lane, Maps
 from fkv.lane import LaneRun, Timed, Watching
 from fkv.looking import Head, Keeper, Looks, Shot
 from fkv.pairs import Governor, Plan

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from fkv import machine, meter
 from fkv.engine import Engine
-from fkv.events import Heads, Sample, Settings
+from fkv.events import Sample, Settings
+from fkv.findings import Heads
 from fkv.generate import write_text
 from fkv.heads import HeadProfile, measure
 from fkv.lane import Timed

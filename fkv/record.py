@@ -22,7 +22,7 @@ from torch import Tensor
 from fkv import machine, policies
 from fkv.cache import Policy, Roles
 from fkv.engine import Engine, model_facts
-from fkv.events import LANES
+from fkv.findings import LANES
 from fkv.groups import HeadGroup
 from fkv.heads import HeadProfile, head_scores
 from fkv.lane import LaneRun, kept_frames

@@ -8,7 +8,8 @@ from dataclasses import replace
 from fkv import policies
 from fkv.cache import Policy, Roles, check_roles
 from fkv.engine import Engine
-from fkv.events import LANES, Lane, Notice, Settings
+from fkv.events import Notice, Settings
+from fkv.findings import LANES, Lane
 from fkv.spec import Geometry
 
 PINS, SKIP = 4, 18

@@ -11,16 +11,10 @@ from typing import Any
 import numpy as np
 
 from fkv.events import (
-    LANES,
-    Classes,
     Done,
     Event,
-    FrameMatrix,
     Frames,
-    Heads,
     Kept,
-    Lane,
-    Maps,
     ModelFacts,
     Notice,
     Phases,
@@ -31,9 +25,9 @@ from fkv.events import (
     Similarity,
     Start,
     Tick,
-    TokenMap,
     Verdict,
 )
+from fkv.findings import LANES, Classes, FrameMatrix, Heads, Lane, Maps, TokenMap
 from fkv.heads import HeadProfile
 from fkv.policies import label, parse
 from fkv.spec import POCKET, ModelSpec

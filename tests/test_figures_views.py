@@ -15,7 +15,8 @@ from lesson_run import run
 from stand_in import HEADS, LAYERS, StandInEngine, StandInSession
 from stand_in import facts as stand_in_facts
 
-from fkv.events import Event, Heads, Sample, Settings
+from fkv.events import Event, Sample, Settings
+from fkv.findings import Heads
 from fkv.ui.analysis import MAKERS
 from fkv.views import figures, figures_compare, lesson, live
 from fkv.views.figures import Figure

@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from fkv import engine
-from fkv.events import Classes, Done, Event, Frames, Heads, Maps, Notice, Phases, Residency, Sample, Settings, Start, Tick, Verdict
+from fkv.events import Done, Event, Frames, Notice, Phases, Residency, Sample, Settings, Start, Tick, Verdict
+from fkv.findings import Classes, Heads, Maps
 from fkv.heads import HeadProfile
 from fkv.lane import LaneRun
 from fkv.pairs import Governor, Pairs, Plan

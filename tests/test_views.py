@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from stand_in import StandInEngine, StandInSession, facts, profile_facts
 
-from fkv.events import Done, Event, Frames, Kept, Maps, Notice, Phases, Sample, Settings, Start, TokenMap, Verdict
+from fkv.events import Done, Event, Frames, Kept, Notice, Phases, Sample, Settings, Start, Verdict
+from fkv.findings import Maps, TokenMap
 from fkv.views import atlas, cache, encode, heads, message, messages, numbers, split
 
 PHASES = Phases((100.0, 100.0, 100.0, 100.0), 80.0, 0.0, 0.0, 30.0, 6.0, 9.0)

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from fkv.cache import Roles
 from fkv.cells import segments_of
 from fkv.engine import Engine
-from fkv.events import LANES, Lane, Settings
+from fkv.events import Settings
+from fkv.findings import LANES, Lane
 from fkv.ui.run import sentence
 from fkv.ui.visitors import Visitor
 from fkv.views import heads

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from fkv.events import LANES, Event, Frames, Heads, Lane, Notice, Residency, Sample, Start, Verdict
+from fkv.events import Event, Frames, Notice, Residency, Sample, Start, Verdict
+from fkv.findings import LANES, Heads, Lane
 from fkv.views import split
 from fkv.views.paint import Latest
 

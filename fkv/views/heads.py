@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fkv.events import Classes, FrameMatrix, Grid, Heads, TokenMap
+from fkv.findings import Classes, FrameMatrix, Grid, Heads, TokenMap
 from fkv.views import numbers
 
 Json = dict[str, object]

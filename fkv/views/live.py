@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from fkv.events import LANES, Heads, ModelFacts, ProfileFacts, Residency, Sample, Start, Verdict
+from fkv.events import ModelFacts, ProfileFacts, Residency, Sample, Start, Verdict
+from fkv.findings import LANES, Heads
 from fkv.views import cache, numbers
 from fkv.views.trace import Classes, LaneTrace, Look, Made, Model, Source, Stability, Trace
 

@@ -8,23 +8,8 @@ from dataclasses import asdict, replace
 
 import numpy as np
 
-from fkv.events import (
-    Classes,
-    Done,
-    Event,
-    Frames,
-    Heads,
-    Maps,
-    ModelFacts,
-    Notice,
-    ProfileFacts,
-    Residency,
-    Sample,
-    Settings,
-    Start,
-    Tick,
-    Verdict,
-)
+from fkv.events import Done, Event, Frames, ModelFacts, Notice, ProfileFacts, Residency, Sample, Settings, Start, Tick, Verdict
+from fkv.findings import Classes, Heads, Maps
 from fkv.views import cache, heads, numbers
 
 Json = dict[str, object]

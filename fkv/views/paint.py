@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from fkv import cells
-from fkv.events import Heads, ModelFacts, Roles
+from fkv.events import ModelFacts
+from fkv.findings import Heads, Roles
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from fkv.events import Roles
+from fkv.findings import Roles
 
 FORMAT = "fkv-lesson-1"
 DIGITS = 5
