@@ -6,6 +6,7 @@ import json
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +22,15 @@ from fkv.session import Session
 
 ABOUT = (
     "Chunks and frames count from 0. Times in ms, sizes in bytes, PSNR of lane B against lane A in dB (99: equal). FPS count pixel frames. "
-    "Lanes run in turn in one process; warm-up and re-cached chunks are left out of the summary."
+    "Lanes run in turn in one process; the video is encoded after the run; warm-up and re-cached chunks are left out of the summary."
 )
 
 
 @dataclass
 class Film:
-    """What a run leaves behind: frames go to the file at once, thumbnails and measurements are kept."""
+    """What a run leaves behind: frames go to the spool, thumbnails and measurements are kept."""
 
-    writer: video.SideBySide | None
+    spool: video.Spool
     rows: list[dict[str, Any]] = field(default_factory=list)
     notices: list[Notice] = field(default_factory=list)
     thumbnails: dict[Lane, list[np.ndarray]] = field(default_factory=lambda: {"A": [], "B": []})
@@ -51,16 +52,14 @@ class Film:
             self.notices.append(event)
 
     def flush(self) -> None:
-        """Writes the chunk that is waiting; a lane that has ended is black."""
+        """Puts the chunk that is waiting aside; a lane that has ended is black."""
         if not self.pending:
             return
         some = next(iter(self.pending.values()))
         black = np.zeros_like(some.pixels)
         sides = [self.pending[lane].pixels if lane in self.pending else black for lane in LANES]
         labels = [self.pending[lane].label if lane in self.pending else "ended" for lane in LANES]
-        if self.writer is not None:
-            for left, right in zip(*sides):
-                self.writer.add(left, right, *labels)
+        self.spool.add(sides[0], sides[1], *labels)
         if len(self.pending) == len(LANES):
             values = frame_psnr(self.pending["A"], self.pending["B"])
             self.rows[-1]["psnr"] = round(min(EQUAL_DB, statistics.median(values)), 3)
@@ -102,19 +101,28 @@ def summary(rows: Sequence[dict[str, Any]], verdict: Verdict | None) -> dict[str
 
 
 def generate(engine: Engine, settings: Settings, out: Path, report: Path | None = None, sheet: Path | None = None) -> bool:
-    """Runs the session unprobed, with a progress bar, and writes the files; false if it was interrupted, which leaves them whole
-    up to that chunk.
+    """Runs the session unprobed, then encodes the video, both with a progress bar, and writes the files; false if it was interrupted, which
+    leaves them whole up to that chunk.
 
     Raises ValueError if the settings cannot run or a file cannot be written.
     """
-    settings = replace(settings, benchmark=True)
-    session = Session(engine, settings)
-    with (
-        machine.interruptible() as stop,
-        video.SideBySide(out, engine.spec.fps) as writer,
-        tqdm(total=settings.chunks, unit="chunk") as bar,
-    ):
-        film = Film(writer)
+    session = Session(engine, replace(settings, benchmark=True))
+    with machine.interruptible() as stop, video.Spool(out) as spool:
+        film = Film(spool)
+        run(session, film, stop)
+        interrupted = stop.asked
+        if sheet is not None and film.numbers:
+            film.sheet(f"{settings.prompt}, seed {settings.seed}").save(sheet)
+        if report is not None:
+            write_json(report, document(engine, session.settings, film, interrupted=interrupted))
+        with tqdm(spool.frames(), total=len(spool), desc="video", unit="frame") as frames:
+            video.write_video(out, takewhile(lambda _: stop.asked == interrupted, frames), engine.spec.fps)
+    return not stop.asked
+
+
+def run(session: Session, film: Film, stop: machine.Interruption) -> None:
+    """Takes a session's events until it ends or, within one chunk, someone asks to stop."""
+    with tqdm(total=session.settings.chunks, unit="chunk") as bar:
         for event in session.events():
             film.take(event)
             if isinstance(event, Verdict):
@@ -127,12 +135,6 @@ def generate(engine: Engine, settings: Settings, out: Path, report: Path | None 
         if not stop.asked or len(film.pending) == len(LANES):
             film.flush()
         bar.update(len(film.numbers) - bar.n)
-    whole = not stop.asked
-    if sheet is not None and film.numbers:
-        film.sheet(f"{settings.prompt}, seed {settings.seed}").save(sheet)
-    if report is not None:
-        write_json(report, document(engine, session.settings, film, interrupted=not whole))
-    return whole
 
 
 def progress(film: Film) -> str:

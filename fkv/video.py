@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterable, Sequence
+import tempfile
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from functools import lru_cache
 from pathlib import Path
@@ -59,6 +60,46 @@ class SideBySide(AbstractContextManager["SideBySide"]):
         except (RuntimeError, OSError) as error:
             raise ValueError(f"ffmpeg does not run ({error}); reinstall imageio-ffmpeg") from None
         return pipe
+
+
+class Spool(AbstractContextManager["Spool"]):
+    """Frames put aside as they are, in a nameless file beside `path`, while lanes are timed: an encoder at work would take cores from the
+    lane whose turn it is. Raises ValueError where they cannot be written.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._chunks: list[tuple[tuple[int, ...], str, str]] = []
+        try:
+            self._file = tempfile.TemporaryFile(dir=path.parent)  # noqa: SIM115
+        except OSError as error:
+            raise self._refusal(error) from None
+
+    def __len__(self) -> int:
+        return sum(shape[0] for shape, _, _ in self._chunks)
+
+    def add(self, left: np.ndarray, right: np.ndarray, left_label: str, right_label: str) -> None:
+        """One chunk: uint8 RGB [n, H, W, 3] of both lanes, equal in size, and what to write over them."""
+        try:
+            for pixels in (left, right):
+                self._file.write(np.ascontiguousarray(pixels).data)
+        except OSError as error:
+            raise self._refusal(error) from None
+        self._chunks.append((left.shape, left_label, right_label))
+
+    def frames(self) -> Iterator[tuple[np.ndarray, np.ndarray, str, str]]:
+        """Every frame as `write_video` takes it, in order."""
+        self._file.seek(0)
+        for shape, left_label, right_label in self._chunks:
+            lanes = (np.frombuffer(self._file.read(math.prod(shape)), np.uint8).reshape(shape) for _ in range(2))
+            for left, right in zip(*lanes):
+                yield left, right, left_label, right_label
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def _refusal(self, error: OSError) -> ValueError:
+        return ValueError(f"frames could not be put aside beside {self.path} ({error.strerror}); free some space or choose another place")
 
 
 def write_video(path: Path, frames: Iterable[tuple[np.ndarray, np.ndarray, str, str]], fps: float) -> int:

@@ -7,6 +7,7 @@ import os
 import signal
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import imageio_ffmpeg
@@ -77,6 +78,69 @@ def test_an_interruption_leaves_whole_files_and_says_so(tmp_path: Path, monkeypa
     found = json.loads(report.read_text())
     assert found["interrupted"]
     assert len(found["chunks"]) == 4
+
+
+def test_no_encoder_runs_while_a_lane_is_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+    step, add = LaneRun.step, video.SideBySide.add
+
+    def stepping(run: LaneRun, probe: Any = None) -> Any:
+        order.append("lane")
+        return step(run, probe)
+
+    def adding(film: video.SideBySide, *frame: Any) -> None:
+        order.append("video")
+        add(film, *frame)
+
+    monkeypatch.setattr(LaneRun, "step", stepping)
+    monkeypatch.setattr(video.SideBySide, "add", adding)
+    assert main(f"generate --chunks 3 --out {tmp_path / 'out.mp4'}".split()) == 0
+    assert order == ["lane"] * 6 + ["video"] * 36
+
+
+def test_an_interruption_of_the_encoder_leaves_a_shorter_video_and_the_whole_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add = video.SideBySide.add
+
+    def interrupting(film: video.SideBySide, *frame: Any) -> None:
+        add(film, *frame)
+        if film.frames == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(video.SideBySide, "add", interrupting)
+    out, report = tmp_path / "out.mp4", tmp_path / "report.json"
+    assert main(f"generate --chunks 2 --out {out} --json {report}".split()) == 130
+    assert shape(out)[0] == 5
+    found = json.loads(report.read_text())
+    assert not found["interrupted"]
+    assert len(found["chunks"]) == 4
+
+
+def test_frames_put_aside_come_back_as_they_were(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    chunks = [rng.integers(0, 256, (2, n, 4, 6, 3), dtype=np.uint8) for n in (1, 4)]
+    with video.Spool(tmp_path / "out.mp4") as spool:
+        for chunk, label in zip(chunks, "xy"):
+            spool.add(chunk[0], chunk[1], "left", label)
+        found = list(spool.frames())
+        assert len(spool) == len(found) == 5
+    assert [names for *_, names in found] == ["x", "y", "y", "y", "y"]
+    assert np.array_equal(np.stack([left for left, *_ in found[1:]]), chunks[1][0])
+    assert np.array_equal(np.stack([right for _, right, *_ in found[1:]]), chunks[1][1])
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    class Full:
+        def write(self, _: object) -> int:
+            raise OSError(28, "No space left on device")
+
+        def close(self) -> None: ...
+
+    monkeypatch.setattr(video, "tempfile", SimpleNamespace(TemporaryFile=lambda **_: Full()))
+    assert main(f"generate --chunks 2 --out {tmp_path / 'out.mp4'}".split()) == 2
+    assert "No space left on device); free some space or choose another place" in capsys.readouterr().err
 
 
 def test_a_lane_that_ends_leaves_its_half_black(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
