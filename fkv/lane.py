@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from typing import Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from fkv import meter, policies
-from fkv.cache import KVCache, Policy
+from fkv.cache import Commit, KVCache, Policy
+from fkv.delivery import Encode, delivery, side_of
 from fkv.engine import Engine
 from fkv.events import Frames, Kept, Residency, Sample, Similarity
 from fkv.findings import Lane
 from fkv.groups import HeadGroup
 from fkv.rolling import opened
+from fkv.spec import Geometry
 from fkv.stream import Noise
 
-Encode = Callable[[np.ndarray], bytes]
 FIRST_CHUNKS = 2
 
 
@@ -66,16 +67,42 @@ class Timed:
                     self._moments.append((name, began, self.watch.now()))
 
 
-class LaneRun:
-    """One lane of a session. `change` takes effect at once and is timed with the next `step`; call both while holding the engine's lock."""
+@dataclass(frozen=True)
+class Held:
+    """What a cache holds when a chunk is drawn: its groups without their numbers (on the device "meta"), the last commit, and bytes. The
+    cache may change meanwhile.
+    """
 
-    def __init__(self, name: Lane, engine: Engine, text: Tensor, policy: Policy, noise: Noise, encode: Encode | None = None):
+    geometry: Geometry
+    layers: list[list[HeadGroup]]
+    last: Commit | None
+    stored: int
+    read: int
+    allocated: int
+
+
+def held(cache: KVCache) -> Held:
+    layers = [[replace(group, k=group.k.to("meta"), v=group.v.to("meta")) for group in groups] for groups in cache.layers]
+    return Held(cache.geometry, layers, cache.last, cache.nbytes, cache.read_bytes, cache.allocated)
+
+
+class LaneRun:
+    """One lane of a session. `change` takes effect at once and is timed with the next `step`; call both while holding the engine's lock.
+
+    Pictures are delivered beside the clean pass where the device has a second stream; `in_line` has them on the lane's timeline anyway.
+    Either way what is told of a chunk, its cache included, is the same.
+    """
+
+    def __init__(
+        self, name: Lane, engine: Engine, text: Tensor, policy: Policy, noise: Noise, encode: Encode | None = None, *, in_line: bool = False
+    ):
         self.name: Lane = name
-        self.engine, self.encode = engine, encode
+        self.engine = engine
         self.watch = meter.Stopwatch(engine.device)
         self.stream = opened(engine.model, engine.spec, text.to(engine.device), policy, noise, self.watch.mark)
         self.watch.mark("text")
-        self.decoder = engine.codec.decoder()
+        self.deliver = delivery(engine.codec.decoder(), encode, self.watch, None if in_line else side_of(engine.device))
+        self.held = held(self.stream.cache)
         self.pixel_frames = self.recached = 0
 
     @property
@@ -94,17 +121,15 @@ class LaneRun:
         """Generates, decodes and encodes the next chunk."""
         self.watch.last = self.watch.now()
         chunk = self.stream.step(probe)
-        pixels = self.decoder.decode(chunk.latents)[0].cpu().numpy()
-        self.watch.mark("decode")
-        jpeg = self.encode(pixels) if self.encode else None
-        self.watch.mark("encode")
-        start, self.pixel_frames = self.pixel_frames, self.pixel_frames + len(pixels)
+        self.held = held(self.stream.cache)
+        made = self.deliver(chunk.latents, self.stream.commit)
+        start, self.pixel_frames = self.pixel_frames, self.pixel_frames + len(made.pixels)
         label, spelling = policies.label(self.policy), policies.spelling(self.policy)
-        return Frames(self.name, chunk.index, start, chunk.start, pixels, jpeg, label, spelling)
+        return Frames(self.name, chunk.index, start, chunk.start, made.pixels, made.jpeg, label, spelling)
 
     def sample(self, frames: Frames, probe_share: float) -> Sample:
         """Measurements of the step that gave `frames`. The stopwatch begins again."""
-        ms, cache, spec = self.watch.phases(), self.stream.cache, self.engine.spec
+        ms, spec = self.watch.phases(), self.engine.spec
         past, committed = self.past(), self.stream.chunks - 1
         expected = self.expected_bytes(committed)
         filling = past + spec.chunk < spec.window and expected < self.expected_bytes(committed + spec.window // spec.chunk)
@@ -116,9 +141,9 @@ class LaneRun:
             ms=ms,
             fps_diffusion=meter.fps_diffusion(len(frames.pixels), ms),
             fps_end_to_end=meter.fps_end_to_end(len(frames.pixels), ms),
-            bytes_stored=cache.nbytes,
-            bytes_read=cache.read_bytes,
-            bytes_allocated=cache.allocated,
+            bytes_stored=self.held.stored,
+            bytes_read=self.held.read,
+            bytes_allocated=self.held.allocated,
             bytes_expected=expected,
             recached=0 < self.recached == committed,
             warmup=frames.chunk < FIRST_CHUNKS or filling,
@@ -130,8 +155,8 @@ class LaneRun:
         )
 
     def past(self) -> int:
-        """Frames' worth of tokens of the fullest head group, rounded up."""
-        tokens = [group.tokens for groups in self.stream.cache.layers for group in groups]
+        """Frames' worth of tokens of the fullest head group the newest chunk saw, rounded up."""
+        tokens = [group.tokens for groups in self.held.layers for group in groups]
         return math.ceil(max(tokens, default=0) / self.engine.spec.geometry.tokens)
 
     def expected_bytes(self, committed: int) -> int:
@@ -143,15 +168,15 @@ class LaneRun:
 
     def residency(self, frames: Frames, layer: int) -> Residency:
         """What `layer` keeps beside the chunk just drawn. Reads positions back from the device."""
-        cache, chunk = self.stream.cache, self.engine.spec.chunk
-        similarity = similar(cache, layer)
+        chunk, similarity = self.engine.spec.chunk, similar(self.held, layer)
         segments = len(similarity.bars[0]) if similarity else 1
-        kept = tuple(kept_frames(name, heads, pos, cache, segments) for name, heads, pos in cache.residency()[layer])
+        groups = self.held.layers[layer]
+        kept = tuple(kept_frames(group.name, len(group.members), group.pos, self.held, segments) for group in groups)
         current = tuple(range(frames.latent_start, frames.latent_start + chunk))
         return Residency(self.name, frames.chunk, layer, current, kept, similarity)
 
 
-def kept_frames(name: str, heads: int, pos: Tensor, cache: KVCache, segments: int) -> Kept:
+def kept_frames(name: str, heads: int, pos: Tensor, cache: KVCache | Held, segments: int) -> Kept:
     """Occupancy per frame and segment of one group's positions [s, 3] or [h, s, 3]; a mean over heads where they differ."""
     geometry = cache.geometry
     rows = pos.reshape(-1, 3)
@@ -164,7 +189,7 @@ def kept_frames(name: str, heads: int, pos: Tensor, cache: KVCache, segments: in
     return Kept(name, heads, tuple(occupied))
 
 
-def similar(cache: KVCache, layer: int) -> Similarity | None:
+def similar(cache: Held, layer: int) -> Similarity | None:
     """The similarities behind the last choice of segments, if the policy shared any (`scores` and `segments`) that `layer` went by."""
     shared = cache.last.shared if cache.last else {}
     if "scores" not in shared or "segments" not in shared:

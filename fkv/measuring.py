@@ -133,7 +133,7 @@ class Measuring:
         for layer, seen in zip(chunk.layers, found):
             values = {"scores": seen.score, "entropy": seen.entropy, "sink": seen.sink}
             if "B" in lanes:
-                values["coverage"] = coverage(seen, lanes["B"].stream.cache.layers[layer], self.geometry)
+                values["coverage"] = coverage(seen, lanes["B"].held.layers[layer], self.geometry)
             for name, value in values.items():
                 errors = seen.error.double().cpu().numpy() if name == "scores" else None
                 self._running[name].add(layer, chunk.number, value.double().cpu().numpy(), errors)

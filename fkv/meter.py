@@ -1,7 +1,8 @@
 """Measuring: times per phase, frames per second, medians and paired ratios, memory. Nothing here changes what is measured.
 
 Three speeds, never one: *diffusion* counts the network passes alone (what papers print), *end to end* adds text, re-caching, decoding and
-encoding, *displayed* is what a viewer saw, so it is counted where the frames are shown.
+encoding, *displayed* is what a viewer saw, so it is counted where the frames are shown. Where decoding and encoding run beside the clean
+pass, end to end counts what the lane still waits for them, once its clean pass has ended; their full times are told too.
 """
 
 from __future__ import annotations
@@ -112,12 +113,22 @@ class Stopwatch:
             self._open.append((name, began, ended, []))
             self._aside.append((began, ended))
 
+    def beside(self, name: str, began: Moment, ended: Moment) -> None:
+        """Counts under `name` what ran between two moments off this timeline; both have come."""
+        self._open.append((name, began, ended, []))
+
     def phases(self) -> Phases:
-        """The laps since `start`. Raises ValueError on a name that is no phase."""
-        names, laps = {field.name for field in fields(Phases)}, self.laps
+        """The laps since `start`; "wait" is what is left on the timeline of a "decode" and "encode" beside it. Raises ValueError on a name
+        that is no phase.
+        """
+        laps = dict(self.laps)
+        waits = laps.pop("wait", None)
+        names = {field.name for field in fields(Phases)}
         if unknown := sorted(set(laps) - names):
             raise ValueError(f"phase {unknown[0]!r} is unknown; use one of: {', '.join(sorted(names))}")
         sums = {name: sum(times) for name, times in laps.items() if name != "noisy"}
+        if waits is not None:
+            sums["hidden"] = sums.get("decode", 0.0) + sums.get("encode", 0.0) - sum(waits)
         return Phases(noisy=tuple(laps.get("noisy", ())), **sums)
 
 

@@ -19,10 +19,11 @@ import torch
 from torch import Tensor
 
 from fkv.cache import Policy, Roles
+from fkv.delivery import Encode
 from fkv.engine import Engine, model_facts, profile_facts, relief
 from fkv.events import Done, Event, Frames, Notice, Sample, Settings, Start, Tick
 from fkv.findings import LANES, Classes, FrameMatrix, Lane, TokenMap
-from fkv.lane import Encode, LaneRun, out_of_memory
+from fkv.lane import LaneRun, out_of_memory
 from fkv.looking import Toward
 from fkv.measuring import Measuring
 from fkv.pairs import Pairs

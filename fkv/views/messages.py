@@ -120,7 +120,7 @@ def sample(event: Sample) -> Json:
             "noisy": round(sum(phases.noisy), 2),
             "clean": round(phases.clean, 2),
             "recache": round(phases.recache + phases.text, 2),
-            "decode": round(phases.decode + phases.encode, 2),
+            "decode": round(phases.decode + phases.encode - phases.hidden, 2),
             "probe": round(phases.probe, 2),
         },
         "passes": len(phases.noisy),
