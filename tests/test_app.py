@@ -6,30 +6,29 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from stand_in import StandInEngine, StandInSession, facts
+from asking import SETTINGS, asked
+from stand_in import StandInEngine, StandInSession
 
 import app
 from fkv.events import Settings
 from fkv.policies import discover, parse, spelling
-from fkv.ui import Backend, run
+from fkv.ui import run
 from fkv.ui.controls import cast, picker
-from fkv.ui.lab import asker, keep_fitting
+from fkv.ui.lab import keep_fitting
 from fkv.ui.recording import Recording
 from fkv.ui.shelf import Shelf
 from fkv.ui.theme import HEADS, SCRIPTS, SHEETS, STAGE, head
 from fkv.ui.visitors import DOUBLE_CLICK, Allowance, Lobby, Visitor, Visitors
-from fkv.ui.wiring import House
 from fkv.video import write_video
 from fkv.views import encode
 
 ROOT = Path(__file__).parent.parent
-SETTINGS = Settings(prompt="a red ball bouncing", chunks=4)
 ENDLESS = replace(SETTINGS, chunks=0)
 
 
@@ -55,6 +54,14 @@ def told(texts: list[str]) -> list[dict[str, object]]:
 
 def test_importing_the_entry_starts_nothing_and_loads_no_torch() -> None:
     code = "import sys, app; assert 'torch' not in sys.modules and 'gradio' not in sys.modules; assert callable(app.main)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_the_pocket_model_and_the_page_load_nothing_of_the_published_models() -> None:
+    code = (
+        "import sys; from fkv.engine import load; import fkv.ui; load('pocket', random_weights=True); "
+        "assert not {'transformers', 'diffusers', 'ftfy'} & set(sys.modules), 'loaded too early'"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
@@ -262,16 +269,6 @@ def test_a_recording_becomes_a_video_of_both_lanes(tmp_path: Path) -> None:
     assert np.any(first[0] != first[1])
 
 
-def asked(visitor: Visitor, engine: StandInEngine | None = None) -> Callable[..., dict[str, object]]:
-    """Questions of one page, as the stage asks them."""
-    made = engine or StandInEngine()
-    shelf, visitors = Shelf(lambda _: made), Visitors()  # type: ignore[arg-type,return-value]
-    shelf.want("pocket").result(5)
-    visitors.open[visitor.key], visitor.model = visitor, "pocket"
-    ask = asker(House(visitors, Lobby(), shelf, Backend(shelf.load, facts, quick), SETTINGS))  # type: ignore[arg-type]
-    return lambda what, **body: ask({"key": visitor.key, "what": what, **body})
-
-
 def test_what_is_chosen_about_heads_waits_for_the_next_run_and_is_checked() -> None:
     visitor = Visitor("a")
     ask = asked(visitor)
@@ -289,7 +286,7 @@ def test_what_is_chosen_about_heads_waits_for_the_next_run_and_is_checked() -> N
 def test_questions_of_strangers_and_too_many_questions_are_refused() -> None:
     visitor = Visitor("a")
     ask = asked(visitor)
-    assert "nothing is running" in str(ask("look", layer=1, head=0, frame=0, row=0, column=0)["error"]).lower()
+    assert "nothing was generated yet" in str(ask("look", layer=1, head=0, frame=0, row=0, column=0)["error"]).lower()
     assert "reload" in str(ask("choose", key="somebody else", rule="profile")["error"])
     visitor.allowance = Allowance(2)
     assert [ask("choose", rule="profile")["ok"] for _ in range(3)] == [True, True, False]

@@ -18,7 +18,6 @@ from browsing import PATIENCE, STAGE, chromium, reach, text, wait_until
 from fkv.engine import load
 from fkv.machine import environment
 
-pytest.importorskip("playwright.sync_api")
 pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser")]
 
 

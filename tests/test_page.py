@@ -14,7 +14,6 @@ from browsing import PHONE, PICTURE, READY, STAGE, WIDER, House, light, reach, s
 from fkv.policies import discover
 from fkv.text import EXAMPLES
 
-pytest.importorskip("playwright.sync_api")
 pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser")]
 
 

@@ -85,8 +85,6 @@ def test_the_pocket_model_has_nothing_to_fetch(capsys: pytest.CaptureFixture[str
 
 
 def test_embeddings_of_examples_are_written_and_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("ftfy", reason="prompts are cleaned with ftfy, which is not installed")
-
     def text(opening: parts.Opening) -> Umt5Text:
         return Umt5Text(lambda: lambda prompt: torch.full((2, 4), float(len(prompt))), width=4, length=6)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +14,6 @@ from fkv.text import DrawnText, Umt5Text
 from fkv.text.store import Bundle, Folder, address
 from fkv.text.umt5 import EXAMPLES, Umt5Encoder, clean, open_umt5, padded
 
-pytest.importorskip("ftfy", reason="prompts are cleaned with ftfy, which is not installed")
 WIDTH = 8
 
 
@@ -133,12 +134,12 @@ def test_random_models_get_embeddings_drawn_from_the_letters() -> None:
 
 def test_umt5_is_asked_with_512_tokens_and_its_padding_is_cut_off(tmp_path: Path) -> None:
     """On a tiny encoder with random weights, saved and read in the published folders' layout."""
-    transformers = pytest.importorskip("transformers", reason="umT5 is transformers', which is not installed")
+    transformers: Any = import_module("transformers")
+    tokenizers: Any = import_module("tokenizers")
     config = transformers.UMT5Config(vocab_size=40, d_model=WIDTH, d_kv=4, d_ff=16, num_layers=2, num_heads=2, is_gated_act=True)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         transformers.UMT5EncoderModel(config).save_pretrained(tmp_path / "text_encoder")
-    tokenizers = pytest.importorskip("tokenizers")
     words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"<pad>": 0, "</s>": 1, "<unk>": 2, "a": 3, "fox": 4}, unk_token="<unk>"))
     words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
     words.post_processor = tokenizers.processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
