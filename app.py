@@ -26,6 +26,10 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--download", action="store_true", help="fetch what is missing of a published model when it is chosen")
     parser.add_argument("--resolution", default=None, help="480p, 720p, 1080p, a smaller one, or rows x columns, for published models")
     parser.add_argument("--random-weights", action="store_true", help="the true shapes without the weights: for timing and memory")
+    parser.add_argument("--decoder", default="", help="decoder of published models: taehv (live) or wan-vae (exact, slow)")
+    parser.add_argument("--attention", default="auto", help="attention kernel: auto (the fastest that agrees), sdpa, cudnn, flash, ...")
+    parser.add_argument("--graphs", action="store_true", help="replay noisy passes as CUDA graphs")
+    parser.add_argument("--fp8", action="store_true", help="large products in 8-bit floats, and what that changes is measured")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1 (default auto)")
     parser.add_argument("--seats", type=int, default=SEATS, help=f"visitors that may run at once (default {SEATS})")
     parser.add_argument("--chunks", type=int, default=CHUNKS, help=f"chunks after which a run ends, 0 for never (default {CHUNKS})")
@@ -48,12 +52,13 @@ def backend(chosen: argparse.Namespace) -> Backend:
     from fkv.ui import Backend
 
     news, turns = News(), Turns()
-    opening = {"device": chosen.device, "download": chosen.download, "random_weights": chosen.random_weights}
+    names = ("device", "download", "random_weights", "attention", "graphs", "fp8")
+    opening = {name: getattr(chosen, name) for name in names}
 
     def opened(name: str) -> Engine:
         spec = find(name)
-        size = None if spec.net.places else size_of(chosen.resolution)
-        return load(spec, size=size, report=news.report, lock=turns, **opening)
+        size, codec = (None, "") if spec.net.places else (size_of(chosen.resolution), chosen.decoder)
+        return load(spec, size=size, codec=codec, report=news.report, lock=turns, **opening)
 
     def models() -> list[tuple[str, str]]:
         rows = () if chosen.download or chosen.random_weights else available(chosen.device)

@@ -27,6 +27,7 @@ def load(arguments: argparse.Namespace):
         arguments.model, arguments.device, dtype, threads=arguments.threads or 0, random_weights=arguments.random_weights,
         size=planner.size_of(arguments.resolution), codec=arguments.decoder,
         attention=getattr(arguments, "attention", "auto"), graphs=getattr(arguments, "graphs", False),
+        fp8=arguments.fp8,
     )  # fmt: skip
 
 
@@ -56,7 +57,8 @@ def run_bench(arguments: argparse.Namespace) -> int:
     settings = Settings(prompt=arguments.prompt, seed=arguments.seed, chunks=arguments.chunks, threshold=arguments.threshold)
     engine = load(arguments)
     with machine.interruptible() as stop, tqdm(total=arguments.chunks, unit="chunk") as bar:
-        found = bench.run(engine, bench.split_policies(arguments.policies), settings, lambda chunk: bar.update(), lambda: stop.asked)
+        kinds, tick = bench.split_policies(arguments.policies), lambda chunk: bar.update()
+        found = bench.run(engine, kinds, settings, tick, lambda: stop.asked, in_line=arguments.in_line)
     words = bench.words(arguments, parser().parse_args(["bench"]))
     found["command"] = shlex.join(["python", "-m", "fkv", "bench", *words, "--policies", arguments.policies])
     if arguments.memory and not found["interrupted"]:

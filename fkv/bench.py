@@ -41,7 +41,8 @@ FORMULA = (
 ABOUT = (
     "Times in ms, sizes in bytes. Spreads are median, 10th and 90th percentile over n chunks; 'interval' is the 95 % bootstrap interval "
     "of the median. 'faster' is the first policy's time over this one's, paired chunk by chunk. End to end includes decoding and JPEG "
-    "encoding, diffusion does not. Chunks count from 0. MFU is the operations of a chunk over its diffusion time, as a share of the best "
+    "encoding, diffusion does not; where they run beside the clean pass, 'hidden' is what of their time cost none. Chunks count from 0. "
+    "MFU is the operations of a chunk over its diffusion time, as a share of the best "
     "matrix product measured on the device just then; least_ms is what operations and bytes would take at the device's best rates. Peak "
     "memory is that of a process that runs one policy alone."
 )
@@ -71,8 +72,11 @@ def run(
     settings: Settings,
     tick: Callable[[int], object] = lambda chunk: None,
     stop: Callable[[], bool] = lambda: False,
+    *,
+    in_line: bool = False,
 ) -> dict[str, Any]:
-    """Generates `settings.chunks` chunks under every policy and gives the report; `stop` is asked after every chunk.
+    """Generates `settings.chunks` chunks under every policy and gives the report; `stop` is asked after every chunk. With `in_line` nothing
+    runs beside a clean pass, so that each phase is timed alone.
 
     Raises ValueError for policies or a prompt that cannot run, and if fewer than one chunk is left once warm-up is dropped.
     """
@@ -80,7 +84,7 @@ def run(
     text = engine.text.encode(settings.prompt, settings.seed).embedding
     noise = seeded_noise(settings.seed, engine.spec, 1, engine.device, engine.dtype)
     with engine.lock:
-        lanes = [LaneRun("A", engine, text, policy, noise, encode) for policy in kinds]
+        lanes = [LaneRun("A", engine, text, policy, noise, encode, in_line=in_line) for policy in kinds]
     samples: list[list[Sample]] = [[] for _ in lanes]
     for chunk in range(settings.chunks):
         for turn in range(len(lanes)):
@@ -152,6 +156,7 @@ def figures(policy: Policy, place: int, counted: Sequence[Sequence[Sample]]) -> 
         "clean": lambda sample: sample.ms.clean,
         "decode": lambda sample: sample.ms.decode,
         "encode": lambda sample: sample.ms.encode,
+        "hidden": lambda sample: sample.ms.hidden,
     }
     last, base = own[-1], first[-1]
     return {
@@ -195,7 +200,7 @@ def words(arguments: Namespace, usual: Namespace) -> list[str]:
     """The words of a bench that are not as they are when left out, but for its policies and where its report goes."""
     names = [name for name in AGAIN if getattr(arguments, name) != getattr(usual, name)]
     given = [word for name in names for word in (f"--{name}", str(getattr(arguments, name)))]
-    flags = [f"--{name.replace('_', '-')}" for name in ("random_weights", "graphs") if getattr(arguments, name)]
+    flags = [f"--{name.replace('_', '-')}" for name in ("random_weights", "graphs", "fp8", "in_line") if getattr(arguments, name)]
     return ["--model", arguments.model, *given, *flags]
 
 
@@ -241,9 +246,10 @@ def table(found: dict[str, Any]) -> str:
     where = found["environment"]
     device = f"{where['cpu']}, {where['threads']} threads" if where["device"] == "cpu" else where["device"]
     counted = f"{len(found['counted'])} of {found['chunks']} chunks counted"
-    return "\n".join(
-        [*lines, "", f"{found['model']['title']}, {where['dtype']}, {device}, torch {where['torch']}, {counted}, commit {where['commit']}."]
-    )
+    error = found["model"].get("fp8_error")
+    numbers = where["dtype"] + (f" with products in FP8 (relative error {100 * error:.1f} %)" if error is not None else "")
+    about = f"{found['model']['title']}, {numbers}, {device}, torch {where['torch']}, {counted}, commit {where['commit']}."
+    return "\n".join([*lines, "", about])
 
 
 def sentences(found: dict[str, Any]) -> str:

@@ -13,6 +13,7 @@ import torch
 from fkv import engine, hub, machine, meter, parts, planner, policies
 from fkv.attention import probe_backends
 from fkv.cache import Roles
+from fkv.fast import fp8
 from fkv.heads import HeadProfile
 from fkv.hub import gigabytes
 from fkv.spec import MODELS, ModelSpec
@@ -57,6 +58,8 @@ def devices() -> Iterator[tuple[bool, str, str]]:
     yield bool(works), "attention", f"scaled_dot_product_attention on {device}: {', '.join(works) or 'no backend works'}"
     present = importlib.util.find_spec("flash_attn") is not None
     yield True, "flash-attn", "installed" if present else "not installed (optional; torch's own kernels are used)"
+    reason = fp8.refusal(device, dtype)
+    yield True, "fp8", f"not here: {reason}" if reason else "runs with --fp8"
 
 
 def ffmpeg() -> tuple[bool, str, str]:
@@ -87,6 +90,9 @@ def weights(spec: ModelSpec) -> Iterator[tuple[bool, str, str]]:
         yield True, f"{spec.name} heads", "no head profile; forcing-kv needs one: run `python -m fkv profile`"
     else:
         yield True, f"{spec.name} heads", f"{100 * profile.share:.0f} % static by rule: {profile.rule}"
+    if not fp8.refusal(loaded.device, loaded.dtype):
+        error = engine.load(spec, fp8=True).model.fp8_error or 0.0
+        yield True, f"{spec.name} fp8", f"products in FP8 change one pass by {100 * error:.1f} %"
 
 
 def model(spec: ModelSpec, device: torch.device, *, lanes: Sequence[str] = LANES, size: planner.Size | None = None) -> Iterator[Finding]:

@@ -16,12 +16,12 @@ import torch
 from fkv import hub, parts, planner
 from fkv.codec import Codec
 from fkv.events import ModelFacts, ProfileFacts
-from fkv.fast import prepare
+from fkv.fast import FastWan, prepare
+from fkv.fast.fp8 import by_torchao, refusal
 from fkv.heads import HeadProfile
 from fkv.parts import CODECS, ROOT, TEXTS, Text
 from fkv.policies import parse
 from fkv.spec import MODELS, ModelSpec, find
-from fkv.wan import CausalWan
 
 PUBLISHED_THRESHOLD = 0.8
 
@@ -56,7 +56,7 @@ class Engine:
     """Everything sessions share; nothing in it changes while they run. Hold `lock` while the device works."""
 
     spec: ModelSpec
-    model: CausalWan
+    model: FastWan
     codec: Codec
     text: Text
     profile: HeadProfile | None
@@ -114,6 +114,7 @@ def load(
     download: bool = False,
     attention: str = "auto",
     graphs: bool = False,
+    fp8: bool = False,
     report: hub.Report = hub.silent,
     lock: Turns | None = None,
 ) -> Engine:
@@ -122,21 +123,23 @@ def load(
     `threads` limits CPU threads of the whole process (0: what torch and the container allow). `random_weights` reads no weights and is
     the same each time. `size` is (rows, columns) in pixels, `codec` another decoder than the row's. What is not on this machine is fetched
     only with `download`, and `report` is told how far. `attention` names a kernel (auto: the fastest that agrees); `graphs` replays noisy
-    passes as CUDA graphs. Models on one device share a `lock`: loading one waits its turn between the chunks of another. Raises ValueError
-    or OSError in one sentence with the cure.
+    passes as CUDA graphs; `fp8` takes the large products in 8-bit floats and measures what that changes. Models on one device share a
+    `lock`: loading one waits its turn between the chunks of another. Raises ValueError or OSError in one sentence with the cure.
     """
     spec = find(spec) if isinstance(spec, str) else spec
     spec = planner.resized(spec, size) if size else spec
     parts.known(spec, codec)
     place = pick_device(device)
     dtype = dtype or (torch.bfloat16 if place.type == "cuda" else torch.float32)
+    if fp8 and (why := refusal(place, dtype)):
+        raise ValueError(why)
     torch.set_num_threads(threads or min(torch.get_num_threads(), cores()))
     opening = parts.Opening(spec, place, dtype, random_weights, download, report)
     if download and spec.repo and not random_weights:
         parts.fetch(spec, report)
     lock = lock or Turns()
     with lock:
-        model = prepare(parts.network(opening), spec, attention, graphs=graphs)
+        model = prepare(parts.network(opening), spec, attention, graphs=graphs, quantise=by_torchao if fp8 else None)
         made = CODECS[codec or spec.codec](opening)
     return Engine(spec, model, made, TEXTS[spec.text](opening), _profile(spec), place, dtype, lock)
 
@@ -212,6 +215,7 @@ def model_facts(engine: Engine) -> ModelFacts:
         backend=engine.model.backend,
         threads=torch.get_num_threads(),
         frame_bytes=2 * geometry.tokens * geometry.head_dim * engine.dtype.itemsize,
+        fp8_error=engine.model.fp8_error,
     )
 
 

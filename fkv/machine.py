@@ -74,7 +74,7 @@ def environment(engine: Engine) -> dict[str, object]:
         "commit": commit(),
         "python": platform.python_version(),
         **versions(("torch", "numpy")),
-        "triton": versions(("triton",))["triton"],
+        **versions(("triton", "torchao")),
         "cudnn": torch.backends.cudnn.version(),
         "backend": engine.model.backend,
         "clocks": clocks(engine.device),

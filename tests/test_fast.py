@@ -143,7 +143,7 @@ def test_no_weight_is_held_twice_and_the_names_stay() -> None:
     assert list(after) == list(before)
     assert all(after[name].equal(tensor) for name, tensor in before.items())
     attn = next(fast.layers()).self_attn
-    assert attn.q.weight.untyped_storage().data_ptr() == fast._projections[0].weight.untyped_storage().data_ptr()
+    assert attn.q.weight.untyped_storage().data_ptr() == fast.projections[0].weight.untyped_storage().data_ptr()
     assert fast.patch_embedding is model.patch_embedding
 
 

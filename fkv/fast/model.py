@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from fkv.attention import Attention
 from fkv.cache import KVCache, Policy, attend
-from fkv.fast import ops
+from fkv.fast import fp8, ops
 from fkv.fast.fusing import Kernels, fused
 from fkv.fast.graphs import CudaRecorder, Recorder
 from fkv.fast.slots import Slot, SlotCache
@@ -39,20 +39,30 @@ class Pass:
     frames: int
 
 
-def prepare(model: CausalWan, spec: ModelSpec | None = None, attention: str = "auto", *, graphs: bool = False) -> FastWan:
+def prepare(
+    model: CausalWan, spec: ModelSpec | None = None, attention: str = "auto", *, graphs: bool = False, quantise: fp8.Quantise | None = None
+) -> FastWan:
     """The fast form of a model that is on its device, in its dtype and loaded; it takes the model's modules over and copies none.
 
     With `graphs`, noisy passes are recorded and replayed, which needs CUDA. There, with a `spec`, the attention kernel is chosen now, on
-    the shapes of its window. Raises ValueError on an attention that does not run, and on graphs without CUDA.
+    the shapes of its window. `quantise` makes the weights of a `spec`'s large projections 8-bit (see `fkv.fast.fp8`). Raises ValueError on
+    an attention that does not run, and on graphs without CUDA.
     """
-    fast = FastWan(model, attention)
+    fast = _prepared(FastWan(model, attention), spec, graphs)
+    if quantise is not None and spec is not None:
+        fast.fp8_error = fp8.quantised(fast, spec, quantise)
+    return fast
+
+
+def _prepared(fast: FastWan, spec: ModelSpec | None, graphs: bool) -> FastWan:
+    """With its kernels chosen."""
     if fast.head.modulation.device.type != "cuda":
         if graphs:
             raise ValueError(f"graphs need a CUDA device and the model is on {fast.head.modulation.device}; leave --graphs out")
         fast.meet(SMALL, SMALL)
         return fast
     fast.recorder = CudaRecorder if graphs else None
-    fast.kernels, fast.unfused = fused(model.config, fast.dtype, fast.head.modulation.device)
+    fast.kernels, fast.unfused = fused(fast.config, fast.dtype, fast.head.modulation.device)
     if spec is not None:
         geometry = spec.geometry
         fast.meet(geometry.chunk * geometry.tokens, max(spec.window, geometry.chunk) * geometry.tokens)
@@ -72,8 +82,9 @@ class FastWan(CausalWan):
         self.attention = Attention(attention)
         self.kernels: Kernels | None = None
         self.unfused = ""
+        self.fp8_error: float | None = None  # relative, of one pass; None where products are not in FP8
         self.recorder: Callable[[], Recorder] | None = None
-        self._projections = tuple(project(block) for block in self.layers())
+        self.projections = tuple(project(block) for block in self.layers())
         self._clocks: dict[float, Clock] = {}
         self._turns: dict[tuple[int, int, int, int], Tensor] = {}
 
@@ -147,7 +158,7 @@ class FastWan(CausalWan):
         residual_norm = ops.residual_norm if self.kernels is None else self.kernels.residual_norm
         tokens = self.patchify(x).contiguous()
         inner = F.layer_norm(tokens, tokens.shape[-1:], times.layers[0].weight, times.layers[0].bias, eps)
-        for layer, (block, projection, now) in enumerate(zip(self.layers(), self._projections, times.layers)):
+        for layer, (block, projection, now) in enumerate(zip(self.layers(), self.projections, times.layers)):
             qkv = F.linear(inner, projection.weight, projection.bias).unflatten(-1, (3, self.config.heads, -1))
             last = layer == self.config.layers - 1
             if last and not whole:
