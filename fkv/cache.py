@@ -6,6 +6,7 @@ Sizes are in latent frames unless a name says tokens or bytes. Keys are stored r
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import MISSING, Field, dataclass, field, fields, replace
@@ -15,12 +16,11 @@ import torch
 from torch import Tensor
 
 from fkv import rope
-from fkv.groups import HeadGroup, attend, cut, merge
+from fkv.findings import Roles
+from fkv.groups import HeadGroup, attend, cut, ends, merge
 from fkv.spec import Geometry
 
-__all__ = ["Commit", "HeadGroup", "KVCache", "Policy", "Roles", "attend", "cut", "merge", "parameter"]
-
-Roles = tuple[tuple[int, ...], ...]
+__all__ = ["Commit", "HeadGroup", "KVCache", "Policy", "Roles", "attend", "cut", "ends", "merge", "parameter"]
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def parameter(
 
 
 @dataclass(frozen=True)
-class Policy:
+class Policy(ABC):
     """What to keep. Frozen numbers and a few hooks; all state lives in the groups the hooks return."""
 
     name: ClassVar[str] = ""
@@ -83,6 +83,12 @@ class Policy:
     def with_roles(self, roles: Roles | None) -> Policy:
         return replace(self, roles=roles)
 
+    def classes(self, layer: int, heads: int) -> list[tuple[str, tuple[int, ...]]]:
+        """The classes of a layer of so many heads that have any, with their heads in order. Needs roles."""
+        static = tuple(sorted((self.roles or ())[layer]))
+        dynamic = tuple(head for head in range(heads) if head not in static)
+        return [(name, members) for name, members in (("static", static), ("dynamic", dynamic)) if members]
+
     def fitted(self, geometry: Geometry) -> Policy:
         """This policy with parameters left open filled in for a model."""
         return self
@@ -98,9 +104,9 @@ class Policy:
         if self.needs_roles:
             check_roles(self.name, self.roles, geometry)
 
+    @abstractmethod
     def update(self, layer: int, past: list[HeadGroup], new: HeadGroup, q: Tensor, commit: Commit) -> list[HeadGroup]:
         """The groups a layer keeps after a clean pass whose tokens, all heads, are `new`. Must not return views of `new`."""
-        raise NotImplementedError
 
     def finish(self, layers: list[list[HeadGroup]], commit: Commit) -> list[list[HeadGroup]]:
         """Decisions across layers, once every layer has been updated."""
@@ -110,17 +116,17 @@ class Policy:
         """What a pass of `frames` frames attends to, besides itself."""
         return past
 
+    @abstractmethod
     def replay(self, frames: int) -> int:
         """How many of the newest clean frames a re-cache reads again, when `frames` exist."""
-        raise NotImplementedError
 
     def retain(self, layer: int, past: list[HeadGroup], start: int) -> list[HeadGroup]:
         """What survives into a re-cache that replays from frame `start` on; asked only when start > 0."""
         return []
 
+    @abstractmethod
     def expected(self, layer: int, chunks: int, geometry: Geometry, recached: int = 0) -> list[tuple[int, int]]:
         """(heads, kept tokens) of every group after `chunks` commits, the last re-cache having come after `recached` of them (0: none)."""
-        raise NotImplementedError
 
 
 def check_roles(name: str, roles: Roles | None, geometry: Geometry) -> None:

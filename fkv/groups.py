@@ -85,6 +85,13 @@ def cut(parts: Sequence[HeadGroup], runs: Sequence[tuple[str, Sequence[Span]]]) 
     return replace(parts[0], k=k, v=v, pos=pos, runs=tuple(lengths))
 
 
+def ends(parts: Sequence[HeadGroup], first: int, last: int) -> HeadGroup:
+    """A group of the `first` tokens of `parts` laid end to end (its sink) and of the `last` ones of the rest, as far as there are any."""
+    total = sum(part.tokens for part in parts)
+    sink = min(first, total)
+    return cut(parts, [("sink", [(0, sink)]), ("recent", [(total - min(last, total - sink), total)])])
+
+
 def merge(groups: Sequence[HeadGroup], run: str) -> HeadGroup:
     """One group of all heads, in order, that holds one run. Raises ValueError where the groups hold different numbers of its tokens."""
     lengths = {group.span(run)[1] - group.span(run)[0] for group in groups}

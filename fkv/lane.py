@@ -18,7 +18,7 @@ from fkv.engine import Engine
 from fkv.events import Frames, Kept, Residency, Sample, Similarity
 from fkv.findings import Lane
 from fkv.groups import HeadGroup
-from fkv.rolling import opened
+from fkv.rolling import stream_class
 from fkv.spec import Geometry
 from fkv.stream import Noise
 
@@ -99,7 +99,7 @@ class LaneRun:
         self.name: Lane = name
         self.engine = engine
         self.watch = meter.Stopwatch(engine.device)
-        self.stream = opened(engine.model, engine.spec, text.to(engine.device), policy, noise, self.watch.mark)
+        self.stream = stream_class(engine.spec)(engine.model, engine.spec, text.to(engine.device), policy, noise, self.watch.mark)
         self.watch.mark("text")
         self.deliver = delivery(engine.codec.decoder(), encode, self.watch, None if in_line else side_of(engine.device))
         self.held = held(self.stream.cache)

@@ -9,19 +9,20 @@ being kept unturned.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from fkv import rope
-from fkv.cache import Commit, HeadGroup, Policy, cut, merge, parameter
+from fkv.cache import Commit, HeadGroup, KVCache, Policy, cut, ends, merge, parameter
 from fkv.policies import parse
 from fkv.spec import Geometry, ModelSpec, Schedule
-from fkv.stream import Chunk, Noise, Stream, Trace, cleaned, noised
-from fkv.wan import CausalWan, Probe
+from fkv.stream import Chunk, Stream, cleaned, noised
+from fkv.wan import Probe
 
 
 @dataclass(frozen=True)
@@ -82,11 +83,8 @@ class Anchored(Policy):
             )
 
     def update(self, layer: int, past: list[HeadGroup], new: HeadGroup, q: Tensor, commit: Commit) -> list[HeadGroup]:
-        geometry = commit.geometry
-        total = sum(group.tokens for group in past) + new.tokens
-        sink = min(self.anchor * geometry.tokens, total)
-        recent = min((self.frames - geometry.chunk) * geometry.tokens, total - sink)
-        return [cut([*past, new], [("sink", [(0, sink)]), ("recent", [(total - recent, total)])])]
+        size = commit.geometry.tokens
+        return [ends([*past, new], self.anchor * size, (self.frames - commit.geometry.chunk) * size)]
 
     def load(self, layer: int, past: list[HeadGroup], q: Tensor, frames: int) -> list[HeadGroup]:
         if not past or not past[0].has("sink"):
@@ -134,20 +132,14 @@ class RollingStream(Stream):
     """A rollout with the joint window. `step` runs as many passes as it takes to finish one more chunk: at first one per noise level, then
     one."""
 
-    def __init__(
-        self,
-        model: CausalWan,
-        spec: ModelSpec,
-        text: Tensor,
-        policy: Policy,
-        noise: Noise,
-        mark: Callable[[str], None] | None = None,
-        *,
-        trace: Trace | None = None,
-    ) -> None:
-        super().__init__(model, spec, text, policy, noise, mark, trace=trace)
-        self._windows = windows(len(self._timesteps))
-        self._joint: list[Tensor] = []
+    @cached_property
+    def _windows(self) -> Iterator[Window]:
+        return windows(len(self._timesteps))
+
+    @cached_property
+    def _joint(self) -> list[Tensor]:
+        """The chunks of the window, each at its noise level."""
+        return []
 
     @torch.inference_mode()
     def step(self, probe: Probe | None = None) -> Chunk:
@@ -158,10 +150,11 @@ class RollingStream(Stream):
             x0 = self._pass(window, probe)
             if window.levels[0] == len(self._timesteps) - 1:
                 break
-        self._pending = Chunk(self.chunks, self.frames, x0)
-        self.chunks += 1
-        self._remember(x0)
-        return self._pending
+        return self._finished(x0)
+
+    def _new_cache(self, policy: Policy) -> KVCache:
+        """The cache of a policy, where "full" with the trained number of frames means the trained cache, which is anchored."""
+        return super()._new_cache(trained(self.spec) if policy == parse(f"full:{self.spec.window}") else policy)
 
     def _pass(self, window: Window, probe: Probe | None) -> Tensor:
         """One joint pass; gives the first chunk's x0 and leaves every unfinished chunk at its next level."""
@@ -175,7 +168,7 @@ class RollingStream(Stream):
         if self.trace is not None:
             self.trace.append(("noisy", torch.cat(parts, dim=1)))
         last = len(self._timesteps) - 1
-        self._joint = [
+        self._joint[:] = [
             noised(x0, self._fresh(window.first + number, level), self._sigmas[level + 1])
             for number, (x0, level) in enumerate(zip(parts, window.levels))
             if level < last
@@ -193,19 +186,6 @@ def trained(spec: ModelSpec) -> Policy:
     return Anchored(anchor=spec.chunk, frames=spec.window, joint=spec.chunk * len(spec.schedule.steps))
 
 
-def opened(
-    model: CausalWan,
-    spec: ModelSpec,
-    text: Tensor,
-    policy: Policy,
-    noise: Noise,
-    mark: Callable[[str], None] | None = None,
-    *,
-    trace: Trace | None = None,
-) -> Stream:
-    """The stream a row's sampler asks for. Where that is the joint window, "full" with the trained number of frames means the trained
-    cache, which is anchored."""
-    if spec.schedule.sampler != "rolling":
-        return Stream(model, spec, text, policy, noise, mark, trace=trace)
-    policy = trained(spec) if policy == parse(f"full:{spec.window}") else policy
-    return RollingStream(model, spec, text, policy, noise, mark, trace=trace)
+def stream_class(spec: ModelSpec) -> type[Stream]:
+    """The stream a row's sampler asks for."""
+    return RollingStream if spec.schedule.sampler == "rolling" else Stream

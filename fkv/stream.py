@@ -118,6 +118,9 @@ class Stream:
                 eps = fresh[step] if self.spec.schedule.sampler == "renoise" else implied(x, x0, sigma)
                 x = noised(x0, eps, self._sigmas[step + 1])
             self.mark("noisy")
+        return self._finished(x0)
+
+    def _finished(self, x0: Tensor) -> Chunk:
         self._pending = Chunk(self.chunks, self.frames, x0)
         self.chunks += 1
         self._remember(x0)

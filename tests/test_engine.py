@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from fkv import engine, parts
 from fkv.heads import HeadProfile
 from fkv.policies import parse
-from fkv.rolling import opened
+from fkv.rolling import stream_class
 from fkv.spec import MODELS, POCKET, ModelSpec, WanConfig, find
 from fkv.stream import seeded_noise
 
@@ -113,7 +113,9 @@ def test_every_published_row_runs_with_random_weights_at_a_reduced_size(name: st
     loaded = engine.load(replace(spec, net=net, latent=(16, 4, 6), heads=None), "cpu", random_weights=True)
     prompt = loaded.text.encode(loaded.text.examples[0])
     assert prompt.embedding.shape == (1, 6, 12)
-    stream = opened(loaded.model, loaded.spec, prompt.embedding, parse(f"full:{spec.window}"), seeded_noise(0, loaded.spec))
+    stream = stream_class(loaded.spec)(
+        loaded.model, loaded.spec, prompt.embedding, parse(f"full:{spec.window}"), seeded_noise(0, loaded.spec)
+    )
     decoder = loaded.codec.decoder()
     assert [decoder.decode(stream.step().latents).shape[1:] for _ in range(2)] == [(9, 32, 48, 3), (12, 32, 48, 3)]
 

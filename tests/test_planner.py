@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from fkv import engine, planner, policies
 from fkv.planner import SIZES, Wanted
 from fkv.policies import parse
-from fkv.rolling import opened
+from fkv.rolling import stream_class
 from fkv.spec import KREA, MODELS, POCKET, SELF_FORCING, ModelSpec, WanConfig
 from fkv.stream import seeded_noise
 from fkv.wan import CausalWan
@@ -168,7 +168,7 @@ def test_a_run_takes_no_more_memory_than_planned() -> None:
     loaded = engine.load("self-forcing", "cuda", random_weights=True)
     prompt = loaded.text.encode(loaded.text.examples[0]).embedding.to(loaded.device)
     noise = seeded_noise(0, loaded.spec, 1, loaded.device, loaded.dtype)
-    stream, decoder = opened(loaded.model, loaded.spec, prompt, parse("full:21"), noise), loaded.codec.decoder()
+    stream, decoder = stream_class(loaded.spec)(loaded.model, loaded.spec, prompt, parse("full:21"), noise), loaded.codec.decoder()
     torch.cuda.reset_peak_memory_stats()
     for _ in range(9):
         decoder.decode(stream.step().latents)

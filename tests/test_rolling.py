@@ -10,7 +10,7 @@ import torch
 
 from fkv import rope
 from fkv.policies import parse
-from fkv.rolling import Anchored, RollingStream, clock, moved, opened, trained, windows
+from fkv.rolling import Anchored, RollingStream, clock, moved, stream_class, trained, windows
 from fkv.spec import ROLLING_FORCING, ModelSpec, Schedule
 from fkv.stream import Stream, seeded_noise
 from tests.tiny import kept_bytes, tiny_model, tiny_spec, tiny_text
@@ -23,7 +23,7 @@ def rolling_spec(levels: int = 5) -> ModelSpec:
 
 def rolling(spec: ModelSpec, policy: str = "full:21", marks: list[str] | None = None) -> Stream:
     mark = (marks if marks is not None else []).append
-    return opened(tiny_model(spec), spec, tiny_text(spec), parse(policy), seeded_noise(0, spec), mark)
+    return stream_class(spec)(tiny_model(spec), spec, tiny_text(spec), parse(policy), seeded_noise(0, spec), mark)
 
 
 def test_the_published_noise_levels() -> None:

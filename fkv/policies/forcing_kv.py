@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fkv.cache import Commit, HeadGroup, Policy, cut, merge, parameter
+from fkv.cache import Commit, HeadGroup, Policy, cut, ends, merge, parameter
 from fkv.spec import Geometry
 
 
@@ -127,9 +127,7 @@ class ForcingKV(Policy):
 
     def _slide(self, parts: list[HeadGroup], recent: int, geometry: Geometry) -> HeadGroup:
         """The sink and the newest frames of parts that follow one another."""
-        total = sum(part.tokens for part in parts)
-        sink = min(self.sink * geometry.tokens, total)
-        return cut(parts, [("sink", [(0, sink)]), ("recent", [(total - min(recent * geometry.tokens, total - sink), total)])])
+        return ends(parts, self.sink * geometry.tokens, recent * geometry.tokens)
 
     def _advance(self, group: HeadGroup, new: HeadGroup, geometry: Geometry) -> HeadGroup:
         """A group after one more chunk. A dynamic group stays open until `finish` has compared its frames."""
@@ -191,12 +189,9 @@ class ForcingKV(Policy):
         """Static and dynamic groups cut out of a layer's one group; groups already parted stay."""
         if groups[0].name != "all":
             return groups
-        everyone = groups[0]
-        static = tuple(sorted((self.roles or ())[layer]))
-        dynamic = tuple(head for head in everyone.members if head not in static)
+        everyone, recent = groups[0], {"static": self.static_recent, "dynamic": self.dynamic_recent}
         parted = []
-        for name, members, recent in (("static", static, self.static_recent), ("dynamic", dynamic, self.dynamic_recent)):
-            if members:
-                heads = torch.tensor(members, device=everyone.k.device)
-                parted.append(self._slide([everyone.pick(members, heads, name)], recent, geometry))
+        for name, members in self.classes(layer, geometry.heads):
+            heads = torch.tensor(members, device=everyone.k.device)
+            parted.append(self._slide([everyone.pick(members, heads, name)], recent[name], geometry))
         return parted

@@ -60,16 +60,13 @@ class Painted(Policy):
 
     def update(self, layer: int, past: list[HeadGroup], new: HeadGroup, q: torch.Tensor, commit: Commit) -> list[HeadGroup]:
         geometry, end = commit.geometry, commit.start + commit.frames
-        static = tuple(sorted((self.roles or ())[layer]))
-        dynamic = tuple(head for head in range(geometry.heads) if head not in static)
         kept, known = [], {group.members: group.heads for group in past}
-        for name, members in (("static", static), ("dynamic", dynamic)):
-            if members:
-                heads = known[members] if members in known else torch.tensor(members, device=new.k.device)
-                parts = [group.pick(members, heads, name) for group in past if set(members) <= set(group.members)]
-                held = [run for part in parts for run in part.runs]
-                runs = self._chosen(name, held, commit.start, end, geometry)
-                kept.append(cut([*parts, new.pick(members, heads, name)], runs))
+        for name, members in self.classes(layer, geometry.heads):
+            heads = known[members] if members in known else torch.tensor(members, device=new.k.device)
+            parts = [group.pick(members, heads, name) for group in past if set(members) <= set(group.members)]
+            held = [run for part in parts for run in part.runs]
+            runs = self._chosen(name, held, commit.start, end, geometry)
+            kept.append(cut([*parts, new.pick(members, heads, name)], runs))
         return kept
 
     def replay(self, frames: int) -> int:
@@ -82,13 +79,13 @@ class Painted(Policy):
     def expected(self, layer: int, chunks: int, geometry: Geometry, recached: int = 0) -> list[tuple[int, int]]:
         if not chunks:
             return []
-        frames, static = chunks * geometry.chunk, len((self.roles or ())[layer])
+        frames = chunks * geometry.chunk
         sink, size = min(self.sink, frames), geometry.tokens // self.segments
         sizes = []
-        for name, heads in (("static", static), ("dynamic", geometry.heads - static)):
+        for name, members in self.classes(layer, geometry.heads):
             seen = sum(frames - age >= sink for age, _ in self._cells(name))
-            sizes.append((heads, sink * geometry.tokens + seen * size))
-        return [(heads, tokens) for heads, tokens in sizes if heads]
+            sizes.append((len(members), sink * geometry.tokens + seen * size))
+        return sizes
 
     def _cells(self, name: str) -> cells.Cells:
         return cells.parse(self.static if name == "static" else self.dynamic, self.segments)

@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from fkv.cache import Commit, HeadGroup, Policy, cut, merge, parameter
+from fkv.cache import Commit, HeadGroup, Policy, ends, merge, parameter
 from fkv.spec import Geometry
 
 
@@ -49,11 +49,8 @@ class Window(Policy):
             raise ValueError(f"window: recent {self.recent} leaves no room for a chunk of {geometry.chunk} frames; {cure}")
 
     def update(self, layer: int, past: list[HeadGroup], new: HeadGroup, q: Tensor, commit: Commit) -> list[HeadGroup]:
-        geometry = commit.geometry
-        total = sum(group.tokens for group in past) + new.tokens
-        sink = min(self.sink * geometry.tokens, total)
-        recent = min((self.recent - geometry.chunk) * geometry.tokens, total - sink)
-        return [cut([*past, new], [("sink", [(0, sink)]), ("recent", [(total - recent, total)])])]
+        size = commit.geometry.tokens
+        return [ends([*past, new], self.sink * size, (self.recent - commit.geometry.chunk) * size)]
 
     def replay(self, frames: int) -> int:
         window = self.sink + self.recent
