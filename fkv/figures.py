@@ -131,7 +131,7 @@ def _benchmarks(paths: list[Path]) -> list[Row]:
 
 
 def benchmark(found: dict[str, Any]) -> list[Row]:
-    """A row for every policy of one report of `python -m fkv bench`."""
+    """A row for every policy of one report of `python -m fkv bench`; where it ran alone, how much memory the process took on the way."""
     names = ",".join(entry["policy"] for entry in found["policies"])
     usual = f"python -m fkv bench --model {found['model']['name']} --policies {names} --chunks {found['chunks']}"
     command, machine, rows = f"`{found.get('command', usual)}`", _machine(found["environment"]), []
@@ -142,4 +142,11 @@ def benchmark(found: dict[str, Any]) -> list[Row]:
             f"({speed['low']:.2f} to {speed['high']:.2f}); {entry['bytes']['stored'] / 1e6:.2f} MB stored"
         )
         rows.append((f"{found['model']['title']}, {entry['label']}, one stream each in turn", figure, command, machine))
-    return rows
+    return rows if len(rows) > 1 else [_growth(found, command, machine)]
+
+
+def _growth(found: dict[str, Any], command: str, machine: str) -> Row:
+    """What a run of one policy alone says of memory."""
+    model, entry = found["model"], found["policies"][0]
+    what = f"{model['title']}, {entry['label']}, {found['chunks'] * model['chunk']} latent frames: growth of the process's memory"
+    return what, f"{entry['memory_growth_bytes'] / 1e6:.1f} MB from chunk {found['counted'][0] + 1} on", command, machine

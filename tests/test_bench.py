@@ -89,12 +89,27 @@ def test_the_table_of_figures_gives_the_command_a_report_names() -> None:
     }  # fmt: skip
     found = {
         "environment": {"device": "a card", "cpu": "", "threads": 1}, "model": {"name": "m", "title": "M"}, "chunks": 3,
-        "policies": [entry], "command": "python -m fkv bench --model m",
+        "policies": [entry, entry], "command": "python -m fkv bench --model m",
     }  # fmt: skip
-    ((_, _, command, machine),) = figures.benchmark(found)
+    (_, _, command, machine), _ = figures.benchmark(found)
     assert (command, machine) == ("`python -m fkv bench --model m`", "a card")
     del found["command"]
-    assert figures.benchmark(found)[0][2] == "`python -m fkv bench --model m --policies full --chunks 3`"
+    assert figures.benchmark(found)[0][2] == "`python -m fkv bench --model m --policies full,full --chunks 3`"
+
+
+def test_a_policy_benched_alone_tells_how_memory_grew() -> None:
+    spread = {"median": 2.0, "low": 1.0, "high": 3.0, "n": 4}
+    entry = {
+        "policy": "full", "label": "Full", "fps_end_to_end": spread, "fps_diffusion": spread,
+        "faster": {"end_to_end": spread}, "bytes": {"stored": 1}, "memory_growth_bytes": 7_340_000,
+    }  # fmt: skip
+    found = {
+        "environment": {"device": "a card", "cpu": "", "threads": 1}, "model": {"name": "m", "title": "M", "chunk": 3}, "chunks": 334,
+        "counted": [6, 7], "policies": [entry], "command": "python -m fkv bench",
+    }  # fmt: skip
+    ((what, figure, _, _),) = figures.benchmark(found)
+    assert what == "M, Full, 1002 latent frames: growth of the process's memory"
+    assert figure == "7.3 MB from chunk 7 on"
 
 
 def test_the_fastest_kernel_that_agrees_is_chosen_once_for_each_family_of_shapes() -> None:
