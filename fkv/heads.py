@@ -17,16 +17,13 @@ import torch
 from torch import Tensor
 
 from fkv.cache import Roles, check_roles
+from fkv.heads_file import FORMAT, MANY, ONE, fields_of
 from fkv.probe import FrameProbe
 from fkv.spec import Geometry
 from fkv.stability import Agreement, Table, agreement, flips, halves, summary
 from fkv.stream import Stream
 
-FORMAT = "fkv-heads-1"
 SKIPS = (1, 3)  # first key frames left out: by the released script, by its shipped profiles
-STATIC = ("static_head", "static_heads", "local_head", "local_heads", "spatial_head", "spatial_heads")
-DYNAMIC = ("dynamic_head", "dynamic_heads", "temporal_head", "temporal_heads")
-ONE, MANY = ("scores", "errors", "flips"), ("samples", "steps", "chunks")
 
 
 def head_scores(maps: Tensor, *, last_k: int = 4, skip_first_k: int = 1) -> Tensor:
@@ -151,14 +148,7 @@ class HeadProfile:
     @classmethod
     def from_json(cls, text: str, geometry: Geometry | None = None) -> HeadProfile:
         """A profile in this format or a published one; published lists that name no sizes need `geometry`. Raises ValueError saying why."""
-        try:
-            data = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"head profile is not JSON: {error}") from None
-        if isinstance(data, dict) and data.get("format") == FORMAT:
-            profile = _own(data)
-        else:
-            profile = _published(data, geometry)
+        profile = cls(**fields_of(text, geometry))
         if geometry is not None:
             profile.check(geometry)
         return profile
@@ -176,44 +166,6 @@ class HeadProfile:
         if self.scores is None:
             raise ValueError(f"the head profile of {self.model} has classes but no scores; measure one to choose by score")
         return self.scores
-
-
-def _own(data: dict[str, Any]) -> HeadProfile:
-    given = {name: value for name, value in data.items() if name != "format"}
-    for name in ("static", *ONE):
-        given[name] = given.get(name) and tuple(tuple(line) for line in given[name])
-    for name in MANY:
-        given[name] = given.get(name) and tuple(tuple(tuple(line) for line in table) for table in given[name])
-    given["variants"] = {name: tuple(tuple(line) for line in table) for name, table in given.get("variants", {}).items()}
-    try:
-        return HeadProfile(**given)
-    except TypeError as error:
-        raise ValueError(f"head profile: a field is missing or unknown ({error}); write it with to_json") from None
-
-
-def _published(data: Any, geometry: Geometry | None) -> HeadProfile:
-    """A published profile: a dict with `layers`, or that list alone; layers that are absent are all dynamic."""
-    head, rows = (data, data.get("layers")) if isinstance(data, dict) else ({}, data)
-    if not isinstance(rows, list) or not all(isinstance(line, dict) and "layer_idx" in line for line in rows):
-        raise ValueError("head profile: no list of layers with layer_idx in it; use a file written by fkv or by Forcing-KV")
-    layers = head.get("num_layers", geometry.layers if geometry else 0)
-    heads = head.get("num_heads", geometry.heads if geometry else 0)
-    if not layers or not heads:
-        raise ValueError("head profile: it does not say how many layers and heads the model has; name the model it is for")
-    static: list[tuple[int, ...]] = [()] * layers
-    for line in rows:
-        layer = line["layer_idx"]
-        if not 0 <= layer < layers:
-            raise ValueError(f"head profile: layer {layer} does not exist among {layers}; use a profile of this model")
-        kinds = [[head for name in names for head in line.get(name, [])] for names in (STATIC, DYNAMIC)]
-        named = kinds[0] + kinds[1]
-        if sorted(named) != list(range(heads)):
-            missing, twice = sorted(set(range(heads)) - set(named)), sorted({head for head in named if named.count(head) > 1})
-            foreign = sorted(set(named) - set(range(heads)))
-            faults = f"missing {missing}, twice {twice}, foreign {foreign}"
-            raise ValueError(f"head profile: layer {layer} does not partition {heads} heads ({faults}); name each head once")
-        static[layer] = tuple(sorted(kinds[0]))
-    return HeadProfile(str(head.get("profile", "")), layers, heads, tuple(static), rule=str(head.get("description") or "published"))
 
 
 def measure(

@@ -16,13 +16,15 @@ Table = tuple[tuple[float, ...], ...]
 @dataclass(frozen=True)
 class Agreement:
     """Two lists of static heads compared head by head: share of equal classes, Cohen's kappa (nan where chance alone explains all), heads
-    (layer, head) that differ, and counts [static, dynamic in the first][static, dynamic in the second].
+    (layer, head) that differ, counts [static, dynamic in the first][static, dynamic in the second], and the share of equal classes that
+    chance would give with as many static heads in each.
     """
 
     share: float
     kappa: float
     differing: tuple[tuple[int, int], ...]
     counts: tuple[tuple[int, int], tuple[int, int]]
+    chance: float
 
 
 def agreement(first: Roles, second: Roles, heads: int) -> Agreement:
@@ -38,7 +40,7 @@ def agreement(first: Roles, second: Roles, heads: int) -> Agreement:
     share = (counts[0][0] + counts[1][1]) / total
     chance = sum(sum(counts[kind]) * (counts[0][kind] + counts[1][kind]) for kind in (0, 1)) / total**2
     kappa = (share - chance) / (1 - chance) if chance < 1 else float("nan")
-    return Agreement(share, kappa, tuple(differing), ((counts[0][0], counts[0][1]), (counts[1][0], counts[1][1])))
+    return Agreement(share, kappa, tuple(differing), ((counts[0][0], counts[0][1]), (counts[1][0], counts[1][1])), chance)
 
 
 def flips(samples: Sequence[Table], static: Roles, classes: Callable[[Table], Roles]) -> Table:
