@@ -6,18 +6,20 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fkv.flags import parser
 
 if TYPE_CHECKING:
+    from fkv.engine import Engine
     from fkv.heads import HeadProfile
 
 INTERRUPTED = 130
 
 
-def load(arguments: argparse.Namespace):
+def load(arguments: argparse.Namespace) -> Engine:
     import torch
 
     from fkv import engine, planner
@@ -26,9 +28,17 @@ def load(arguments: argparse.Namespace):
     return engine.load(
         arguments.model, arguments.device, dtype, threads=arguments.threads or 0, random_weights=arguments.random_weights,
         size=planner.size_of(arguments.resolution), codec=arguments.decoder,
-        attention=getattr(arguments, "attention", "auto"), graphs=getattr(arguments, "graphs", False),
-        fp8=arguments.fp8,
+        attention=arguments.attention, graphs=arguments.graphs, fp8=arguments.fp8,
     )  # fmt: skip
+
+
+def planned(engine: Engine, lanes: Sequence[str], chunks: int) -> Engine:
+    """The engine, where these lanes fit its device; else raises ValueError with the nearest run that does."""
+    from fkv.engine import concern
+
+    if words := concern(engine, lanes, chunks):
+        raise ValueError(words)
+    return engine
 
 
 def run_generate(arguments: argparse.Namespace) -> int:
@@ -43,7 +53,8 @@ def run_generate(arguments: argparse.Namespace) -> int:
         chunks=arguments.chunks,
         threshold=arguments.threshold,
     )
-    complete = generate(load(arguments), settings, arguments.out, arguments.json, arguments.sheet)
+    engine = planned(load(arguments), (settings.left, settings.right), settings.chunks)
+    complete = generate(engine, settings, arguments.out, arguments.json, arguments.sheet)
     return 0 if complete else INTERRUPTED
 
 
@@ -55,10 +66,10 @@ def run_bench(arguments: argparse.Namespace) -> int:
     from fkv.generate import write_json
 
     settings = Settings(prompt=arguments.prompt, seed=arguments.seed, chunks=arguments.chunks, threshold=arguments.threshold)
-    engine = load(arguments)
+    kinds = bench.split_policies(arguments.policies)
+    engine = planned(load(arguments), kinds, settings.chunks)
     with machine.interruptible() as stop, tqdm(total=arguments.chunks, unit="chunk") as bar:
-        kinds, tick = bench.split_policies(arguments.policies), lambda chunk: bar.update()
-        found = bench.run(engine, kinds, settings, tick, lambda: stop.asked, in_line=arguments.in_line)
+        found = bench.run(engine, kinds, settings, lambda chunk: bar.update(), lambda: stop.asked, in_line=arguments.in_line)
     words = bench.words(arguments, parser().parse_args(["bench"]))
     found["command"] = shlex.join(["python", "-m", "fkv", "bench", *words, "--policies", arguments.policies])
     if arguments.memory and not found["interrupted"]:

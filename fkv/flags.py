@@ -93,6 +93,10 @@ def parser() -> Parser:
         command.add_argument("--resolution", help=RESOLUTION)
         command.add_argument("--decoder", default="", help="decoder of Wan models: taehv (live) or wan-vae (exact, slow) (default: taehv)")
         command.add_argument("--fp8", action="store_true", help="large products in 8-bit floats, and what that changes is measured")
+        command.add_argument(
+            "--attention", default="auto", help="attention kernel: auto (the fastest that agrees), sdpa, cudnn, flash, math, ..."
+        )
+        command.add_argument("--graphs", action="store_true", help="replay noisy passes as CUDA graphs")
         command.add_argument("--random-weights", action="store_true", help="the true shapes without the weights: for timing and memory")
 
     generate = add("generate", "generate one video in two lanes, side by side, and measure it")
@@ -134,10 +138,6 @@ def parser() -> Parser:
     bench.add_argument("--seed", type=whole, default=0, help="seed of the noise (default: 0)")
     bench.add_argument("--threshold", type=share, help="head score from which a head is static (default: as the profile says)")
     bench.add_argument("--json", type=output, help="every measurement and the figures, with device, versions and commit")
-    bench.add_argument(
-        "--attention", default="auto", help="attention kernel: auto (the fastest that agrees), sdpa, cudnn, flash, math, ..."
-    )
-    bench.add_argument("--graphs", action="store_true", help="replay noisy passes as CUDA graphs")
     bench.add_argument("--in-line", action="store_true", help="decode and encode before the clean pass, not beside it: phases timed alone")
     bench.add_argument("--memory", action="store_true", help="also run each policy alone, in a fresh process, for its peak memory")
     bench.add_argument("--markdown", action="store_true", help="print the figures as a Markdown table")

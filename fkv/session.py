@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+import traceback
 import uuid
 from collections.abc import Iterator
 from contextlib import suppress
@@ -197,6 +198,7 @@ class Session:
             with self.engine.lock:
                 ms = run.change(text, policy)
         except Exception as error:
+            del run
             yield self._lose(lane, error)
             return
         self._pairs.restart()
@@ -237,6 +239,7 @@ class Session:
                         measuring.read(run.watch.laps["probe"][-1])
                     sample = run.sample(frames, measuring.governor.share)
             except Exception as error:
+                del run
                 yield self._lose(lane, error)
                 continue
             made[lane] = (frames, sample)
@@ -254,6 +257,7 @@ class Session:
         """Ends one lane, frees what it held, and says why."""
         logging.getLogger(__name__).error("lane %s ended at chunk %d", lane, self._chunk, exc_info=error)
         self._lanes.pop(lane, None)
+        traceback.clear_frames(error.__traceback__)
         if self.engine.device.type == "cuda":
             torch.cuda.empty_cache()
         rest = f"Lane {next(iter(self._lanes))} goes on." if self._lanes else "No lane is left."
