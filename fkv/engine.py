@@ -219,13 +219,14 @@ def model_facts(engine: Engine) -> ModelFacts:
     )
 
 
-def profile_facts(engine: Engine) -> ProfileFacts | None:
-    """The head profile for a page; None without one that has scores."""
-    profile = engine.profile
-    if profile is None or profile.scores is None:
+def profile_facts(engine: Engine, brought: HeadProfile | None = None) -> ProfileFacts | None:
+    """The head profile for a page, one a person brought or the model's own; None without one. Scores are nan where it has classes only."""
+    profile = brought or engine.profile
+    if profile is None:
         return None
-    blank = tuple((0.0,) * profile.heads for _ in range(profile.layers))
+    blank, unknown = (tuple((value,) * profile.heads for _ in range(profile.layers)) for value in (0.0, float("nan")))
     threshold = PUBLISHED_THRESHOLD if profile.threshold is None else profile.threshold
-    built = profile.recipe.get("built_in", {})
-    note = f"Trained in, not discovered: {built['what']}." if built else ""
-    return ProfileFacts(profile.scores, profile.errors or blank, threshold, profile.rule, profile.static, note)
+    built = profile.recipe.get("built_in")
+    note = f"Trained in, not discovered: {built['what']}." if isinstance(built, dict) and "what" in built else ""
+    name = "" if brought is None else str(brought.recipe.get("file", brought.model))
+    return ProfileFacts(profile.scores or unknown, profile.errors or blank, threshold, profile.rule, profile.static, note, name)

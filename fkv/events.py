@@ -6,11 +6,14 @@ Lanes are called "A" (left) and "B" (right). Chunks and frames count from 0; *fr
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from fkv.findings import Classes, Grid, Heads, Lane, Maps, Roles
+
+if TYPE_CHECKING:
+    from fkv.heads import HeadProfile
 
 
 @dataclass(frozen=True)
@@ -21,9 +24,10 @@ class Settings:
     `head` are the head on show, `pinned` up to four further (layer, head) whose attention is kept beside it; `skip_first` key frames are
     left out of the live head score. `chunks` 0 runs until stopped; with `benchmark` nothing is probed.
 
-    Static heads: `roles` if given, else what `rule` makes of the profile: "profile" (its own classes, or those at `threshold` where that
-    is set), "threshold" (at `threshold`), "quota:0.5" (that share of every layer, highest scores first), "inverted", "random:7" (as many
-    per layer, drawn with that seed), "all-static", "all-dynamic". `overrides` (layer, head, "static" or "dynamic") come last.
+    Static heads: `roles` if given, else what `rule` makes of `profile` (None: the model's own): "profile" (its own classes, or those at
+    `threshold` where that is set), "threshold" (at `threshold`), "quota:0.5" (that share of every layer, highest scores first), "inverted",
+    "random:7" (as many per layer, drawn with that seed), "all-static", "all-dynamic". `overrides` (layer, head, "static" or "dynamic") come
+    last.
     """
 
     prompt: str = ""
@@ -37,6 +41,7 @@ class Settings:
     chunks: int = 0
     threshold: float | None = None
     roles: Roles | None = None
+    profile: HeadProfile | None = None
     pinned: tuple[tuple[int, int], ...] = ()
     skip_first: int = 1
     rule: str = "profile"
@@ -78,7 +83,8 @@ class ModelFacts:
 class ProfileFacts:
     """Head scores in [0, 1] (share of attention on the newest frames), their errors, and the heads called static by `rule`.
 
-    `note` says what was built in by training or chosen by rank; empty when there is nothing to say.
+    Scores are nan where a profile gives classes only. `note` says what was built in by training or chosen by rank; empty when there is
+    nothing to say. `name` is that of the file a person brought, empty for the model's own profile.
     """
 
     scores: Grid
@@ -87,6 +93,7 @@ class ProfileFacts:
     rule: str
     static: Roles
     note: str = ""
+    name: str = ""
 
 
 @dataclass(frozen=True)

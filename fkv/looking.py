@@ -1,4 +1,4 @@
-"""Where one token of one head looks, on demand: queries and keys of the heads on show, kept for the last few chunks of both lanes.
+"""Where one token of one head looks, on demand: queries and keys of the heads on show, kept for the newest chunks of both lanes.
 
 They are taken after the rotation in the last noisy pass, as they are, so that what is computed from them later is what that head did.
 """
@@ -19,7 +19,7 @@ from fkv.groups import HeadGroup
 from fkv.spec import Geometry
 from fkv.survey import token_ids
 
-KEEP = 3
+BOUND = 256_000_000  # bytes of queries and keys kept for looking, of all heads and chunks of a run
 AT_ONCE = 256
 Toward = Literal["keys", "queries"]
 Head = tuple[int, int]
@@ -34,6 +34,10 @@ class Shot:
     q: Tensor
     k: Tensor
     ids: Tensor
+
+    @property
+    def nbytes(self) -> int:
+        return sum(part.numel() * part.element_size() for part in (self.q, self.k, self.ids))
 
     def attention(self, rows: Tensor) -> Tensor:
         """Exact attention [rows, s] of some queries, float32."""
@@ -65,18 +69,36 @@ class Keeper:
 
 
 class Looks:
-    """The shots of the last `KEEP` chunks, and what follows from them; `take` by the session, the rest from any thread, one at a time."""
+    """The shots of the newest chunks, `bound` bytes of them at most and of one chunk at least, and what follows from them; `take` by the
+    session, the rest from any thread, one at a time.
+    """
 
-    def __init__(self, geometry: Geometry) -> None:
-        self.geometry = geometry
+    def __init__(self, geometry: Geometry, bound: int = BOUND) -> None:
+        self.geometry, self.bound = geometry, bound
         self._guard, self._turn = threading.Lock(), threading.Lock()
         self._kept: dict[int, dict[tuple[Lane, Head], Shot]] = {}
 
     def take(self, chunk: int, shots: dict[tuple[Lane, Head], Shot]) -> None:
-        """One chunk's shots of all lanes; the oldest chunk goes."""
+        """One chunk's shots of all lanes; the oldest chunks beyond the bound go."""
         with self._guard:
-            kept = {**self._kept, chunk: shots}
-            self._kept = {number: kept[number] for number in sorted(kept)[-KEEP:]}
+            kept, left = {**self._kept, chunk: shots}, self.bound
+            self._kept = {}
+            for number in sorted(kept, reverse=True):
+                left -= sum(shot.nbytes for shot in kept[number].values())
+                if left < 0 and self._kept:
+                    break
+                self._kept[number] = kept[number]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes kept now."""
+        with self._guard:
+            return sum(shot.nbytes for shots in self._kept.values() for shot in shots.values())
+
+    def chunks(self, layer: int, head: int) -> tuple[int, ...]:
+        """Chunks in which this head of lane A can be looked at, in order."""
+        with self._guard:
+            return tuple(sorted(number for number, shots in self._kept.items() if ("A", (layer, head)) in shots))
 
     @torch.inference_mode()
     def look(
@@ -105,7 +127,7 @@ class Looks:
         frames = _frames(shots.values(), geometry)
         if frame not in frames or (toward == "keys" and not shot.start <= frame < shot.start + geometry.chunk):
             there = frames if toward == "queries" else (shot.start, shot.start + geometry.chunk - 1)
-            raise ValueError(f"frame {frame} is not to be seen in chunk {chunk}; choose one of frames {there[0]}..{there[-1]}")
+            raise ValueError(f"frame {frame} is not to be seen in chunk {chunk + 1}; choose one of frames {there[0]}..{there[-1]}")
         about = (chunk, layer, head, lane, frame, row, column, toward)
         with self._turn:
             if toward == "keys":
@@ -157,15 +179,36 @@ class Looks:
         """The chunk meant, and both lanes' shots of the head in it."""
         with self._guard:
             kept = self._kept
-        numbers = [number for number, shots in kept.items() if (lane, head) in shots]
+        numbers = sorted(number for number, shots in kept.items() if (lane, head) in shots)
         if not numbers:
             pin = f"head {head[1]} of layer {head[0]} has not been kept in lane {lane}"
             raise ValueError(f"{pin}; show or pin it and wait for the next chunk")
         chunk = numbers[-1] if chunk is None else chunk
         if chunk not in numbers:
-            there = ", ".join(map(str, numbers))
-            raise ValueError(f"chunk {chunk} of head {head[1]} of layer {head[0]} is not kept; choose a frame of chunk {there}")
+            why = (
+                "is not measured yet"
+                if chunk > numbers[-1]
+                else "was not measured, the probe's time went elsewhere or the head was not pinned"
+                if chunk > min(kept)
+                else f"is out of reach, {self.bound // 1_000_000} MB of queries and keys are kept"
+            )
+            first, last = numbers[0] * self.geometry.chunk, (numbers[-1] + 1) * self.geometry.chunk - 1
+            raise ValueError(
+                f"head {head[1]} of layer {head[0]} in chunk {chunk + 1} {why}; choose a frame of chunk {spelled(numbers)} "
+                f"(frames {first}..{last})"
+            )
         return chunk, {place: shot for (place, of), shot in kept[chunk].items() if of == head}
+
+
+def spelled(chunks: Collection[int]) -> str:
+    """Chunks as a person counts them, from 1, runs drawn together: (0, 1, 2, 5) -> "1-3, 6"."""
+    runs: list[list[int]] = []
+    for number in sorted(chunks):
+        if runs and runs[-1][1] == number - 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ", ".join(f"{low + 1}-{high + 1}" if high > low else f"{low + 1}" for low, high in runs)
 
 
 def _frames(shots: Collection[Shot], geometry: Geometry) -> tuple[int, ...]:

@@ -29,7 +29,7 @@ from fkv.looking import Toward
 from fkv.measuring import Measuring
 from fkv.pairs import Pairs
 from fkv.stream import seeded_noise
-from fkv.wishes import check_head, moved, policy_of, received, roles_of, wish
+from fkv.wishes import check_head, moved, named, policy_of, profile_of, received, roles_of, wish
 
 PAUSE_SECONDS = 0.5
 
@@ -50,7 +50,8 @@ class Session:
         self._begun, self._chunk = False, 0
         self._lanes: dict[Lane, LaneRun] = {}
         self._pairs, self._measuring = Pairs(), Measuring(engine)
-        self._static: Roles = engine.profile.roles() if engine.profile else ((),) * engine.spec.geometry.layers
+        profile = profile_of(engine, settings)
+        self._static: Roles = profile.roles() if profile else ((),) * engine.spec.geometry.layers
         self._prompt = engine.text.encode(settings.prompt, settings.seed)
         self._first = {lane: policy_of(engine, settings, lane) for lane in LANES}
         self._asked = {lane: wish(settings, lane) for lane in LANES}
@@ -86,12 +87,17 @@ class Session:
         toward: Toward = "keys",
         chunk: int | None = None,
     ) -> TokenMap:
-        """Where a token of a head on show or pinned looks, or what looks at it, in one of the last chunks; from any thread.
+        """Where a token of a head on show or pinned looks, or what looks at it, in one of the kept chunks; from any thread.
 
         Toward "keys" the frame is one of a kept chunk; toward "queries" any that `chunk` (None: the newest kept) still sees. Raises
         ValueError with the cure.
         """
         return self._measuring.looks.look(layer, head, frame, row, column, lane=lane, toward=toward, chunk=chunk)
+
+    def lookable(self, layer: int, head: int) -> tuple[tuple[int, ...], int, int]:
+        """Chunks in which such a head can be looked at, bytes kept for looking at heads, and the most that are kept; from any thread."""
+        looks = self._measuring.looks
+        return looks.chunks(layer, head), looks.nbytes, looks.bound
 
     def pooled(self, layer: int, head: int, *, lane: Lane = "A", chunk: int | None = None) -> FrameMatrix:
         """All attention of such a head by frames, in `chunk` (None: the newest kept); from any thread. Raises ValueError with the cure."""
@@ -109,7 +115,7 @@ class Session:
             raise RuntimeError("this session has already begun; make another one")
         self._begun = True
         try:
-            yield Start(self.run, model_facts(self.engine), profile_facts(self.engine), self._settings)
+            yield Start(self.run, model_facts(self.engine), profile_facts(self.engine, self._settings.profile), self._settings)
             yield from (Notice("info", None, 0, note) for note in self._prompt.notes)
             yield from self._begin()
             yield from self._classes(self._settings)
@@ -181,8 +187,9 @@ class Session:
         self._waiting = {}
 
     def _apply_to(self, lane: Lane, settings: Settings, text: Tensor | None, spent: float, cause: str) -> Iterator[Notice]:
-        run, policy = self._lanes[lane], None
+        run, policy, brought = self._lanes[lane], None, None
         if wish(settings, lane) != self._asked[lane]:
+            brought = settings.profile if settings.profile not in self._asked[lane] else None
             self._asked[lane] = wish(settings, lane)
             try:
                 policy = policy_of(self.engine, settings, lane)
@@ -209,7 +216,8 @@ class Session:
         if policy is not None:
             asked = self._waiting.pop(lane, None)
             kind = asked.kind if asked else "policy" if policy.name != before.name else "parameter"
-            yield Notice(kind, lane, self._chunk, f"{changed(lane, before, policy)}; {cost(run, ms)}.", "applied", ms)
+            by = f", by head profile {named(brought)}" if brought and policy.needs_roles else ""
+            yield Notice(kind, lane, self._chunk, f"{changed(lane, before, policy)}{by}; {cost(run, ms)}.", "applied", ms)
 
     def _classes(self, settings: Settings) -> Iterator[Classes]:
         """The classes in force, where they are not those told last: lane B's, or, where its policy parts no heads, those it would go by."""

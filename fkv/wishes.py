@@ -10,6 +10,7 @@ from fkv.cache import Policy, Roles, check_roles
 from fkv.engine import Engine
 from fkv.events import Notice, Settings
 from fkv.findings import LANES, Lane
+from fkv.heads import HeadProfile
 from fkv.spec import Geometry
 
 PINS, SKIP = 4, 18
@@ -26,14 +27,19 @@ def wish(settings: Settings, lane: Lane) -> tuple[object, ...]:
 
 def about_roles(settings: Settings) -> tuple[object, ...]:
     """The settings that roles follow from."""
-    return settings.roles, settings.rule, settings.threshold, settings.overrides
+    return settings.roles, settings.profile, settings.rule, settings.threshold, settings.overrides
+
+
+def profile_of(engine: Engine, settings: Settings) -> HeadProfile | None:
+    """The profile that classes follow from: one a person brought, else the model's own."""
+    return settings.profile or engine.profile
 
 
 def policy_of(engine: Engine, settings: Settings, lane: Lane) -> Policy:
     """A lane's policy with its roles, checked against the model. Raises ValueError with the cure."""
     policy = policies.parse(str(wish(settings, lane)[0]))
     if policy.needs_roles:
-        if settings.roles is None and engine.profile is None and not settings.rule.startswith("all-"):
+        if settings.roles is None and profile_of(engine, settings) is None and not settings.rule.startswith("all-"):
             raise ValueError(f"{policy.name} needs a head profile and {engine.spec.name} has none; run `python -m fkv profile`")
         policy = policy.with_roles(roles_of(engine, settings))
     policy = policy.fitted(engine.spec.geometry)
@@ -60,7 +66,7 @@ def _by_rule(engine: Engine, settings: Settings) -> Roles:
     geometry = engine.spec.geometry
     if kind in ("all-static", "all-dynamic"):
         return (tuple(range(geometry.heads)) if kind == "all-static" else (),) * geometry.layers
-    profile = engine.profile
+    profile = profile_of(engine, settings)
     if profile is None:
         raise ValueError(f"{engine.spec.name} has no head profile for the rule {settings.rule!r}; use all-static or all-dynamic")
     if kind == "quota":
@@ -74,6 +80,8 @@ def _by_rule(engine: Engine, settings: Settings) -> Roles:
 def check_head(engine: Engine, settings: Settings) -> None:
     """Raises ValueError where a head on show, pinned or overridden does not exist, or a choice about heads cannot be."""
     check_choices(settings, engine.spec.geometry)
+    if settings.profile is not None:
+        settings.profile.check(engine.spec.geometry)
 
 
 def check_choices(settings: Settings, geometry: Geometry) -> None:
@@ -142,7 +150,16 @@ def carried(settings: Settings, geometry: Geometry) -> tuple[Settings, tuple[str
         except ValueError:
             said.append(f"The roles chosen were those of another model, {has}; its own are used.")
             settings = replace(settings, roles=None)
+    if settings.profile is not None and (settings.profile.layers, settings.profile.heads) != (geometry.layers, geometry.heads):
+        sizes = f"{settings.profile.layers} layers of {settings.profile.heads} heads"
+        said.append(f"The head profile {named(settings.profile)} is of {sizes}, {has}; its own profile is used.")
+        settings = replace(settings, profile=None)
     return settings, tuple(said)
+
+
+def named(profile: HeadProfile) -> str:
+    """What a profile is called: the file it was read from, else the model it was made for."""
+    return str(profile.recipe.get("file") or profile.model or "without a name")
 
 
 def received(before: Settings, after: Settings, chunk: int) -> dict[str, Notice]:
@@ -156,7 +173,10 @@ def received(before: Settings, after: Settings, chunk: int) -> dict[str, Notice]
         old, new = wish(before, lane), wish(after, lane)
         if old != new:
             kind = "parameter" if str(old[0]).split(":")[0] == str(new[0]).split(":")[0] else "policy"
-            news[lane] = Notice(kind, lane, chunk, f"Change of lane {lane} received; it takes effect at the next chunk.", "received")
+            what = f"Change of lane {lane}"
+            if after.profile is not before.profile:
+                what = f"Head profile {named(after.profile)}" if after.profile else "The model's own head profile"
+            news[lane] = Notice(kind, lane, chunk, f"{what} received; it takes effect at the next chunk.", "received")
     return news
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from fkv.engine import profile_facts as engine_facts
 from fkv.events import (
     Done,
     Event,
@@ -29,6 +30,7 @@ from fkv.events import (
 )
 from fkv.findings import LANES, Classes, FrameMatrix, Heads, Lane, Maps, TokenMap
 from fkv.heads import HeadProfile
+from fkv.looking import Looks
 from fkv.policies import label, parse
 from fkv.spec import POCKET, ModelSpec
 from fkv.text import PocketText
@@ -109,6 +111,7 @@ class StandInSession:
     ) -> TokenMap:
         """Half of the weight on the token asked for in the newest frame before the one asked for, the rest spread evenly."""
         now = self.settings
+        Looks(self.engine.spec.geometry)._check(lane, toward, row, column)
         if (layer, head) not in {(now.layer, now.head), *now.pinned}:
             raise ValueError(f"head {head} of layer {layer} is not kept; pin it and wait for the next chunk")
         newest = CHUNK * self.chunk
@@ -123,6 +126,11 @@ class StandInSession:
         share = tuple(float(x) for x in weights.sum((1, 2)))
         return TokenMap(self.chunk - 1, layer, head, lane, frame, row, column, toward, frames, weights, share, 0.25)  # type: ignore[arg-type]
 
+    def lookable(self, layer: int, head: int) -> tuple[tuple[int, ...], int, int]:
+        now = self.settings
+        there = (layer, head) in {(now.layer, now.head), *now.pinned}
+        return tuple(range(max(0, self.chunk - 7), self.chunk)) if there else (), 1_400_000, 256_000_000
+
     def pooled(self, layer: int, head: int, *, lane: Lane = "A", chunk: int | None = None) -> FrameMatrix:
         maps = self._maps(self.chunk - 1, replace(self.settings, layer=layer, head=head))
         row = np.asarray(maps.left if lane == "A" else maps.right, np.float32)
@@ -131,7 +139,9 @@ class StandInSession:
     def events(self) -> Iterator[Event]:
         self.engine.begun += 1
         try:
-            yield Start("stand-in", *facts(self.engine), self.settings)
+            model, profile = facts(self.engine)
+            brought = self.settings.profile
+            yield Start("stand-in", model, engine_facts(self.engine, brought) if brought else profile, self.settings)  # type: ignore[arg-type]
             while not self.stopped.is_set() and (not self.settings.chunks or self.chunk < self.settings.chunks):
                 if self.settings.paused:
                     time.sleep(0.1)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from browsing import PHONE, STAGE, WIDER, House, reach, start, text, wait_until
+from stand_in import HEADS, LAYERS
+
+from fkv.heads import HeadProfile
 
 pytest.importorskip("playwright.sync_api")
 pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser")]
@@ -105,6 +109,8 @@ def test_the_map_shown_is_that_of_the_token_pointed_at(visit: Callable[..., Any]
         page.wait_for_function(f"{SHOWN} === '1,0,{frame},{row},{column},keys'")
         assert page.evaluate(BRIGHT, frame - 1) == [row, column], "rows are rows and columns are columns"
     assert "is on tokens lane B does not hold" in text(page, f"{LAB} .told")
+    page.wait_for_function("document.querySelectorAll('#lab .reach .kept').length >= 3")
+    assert "of at most 256 MB" in text(page, f"{LAB} .reach")
 
 
 def test_other_ways_to_choose_classes_reach_lane_b_and_its_chunks(visit: Callable[..., Any], house: House) -> None:
@@ -145,6 +151,30 @@ def test_what_cannot_be_is_answered_in_a_sentence_and_the_page_goes_on(visit: Ca
     reach(page, newest + 3)
 
 
+def test_a_profile_is_loaded_refused_and_taken_away_on_the_page(visit: Callable[..., Any], house: House, tmp_path: Path) -> None:
+    page = visit()
+    start(page)
+    heads(page)
+    mine = HeadProfile("mine", LAYERS, HEADS, ((0, 1, 2),) * LAYERS, recipe={"prompts": 3})
+    file, foreign = tmp_path / "mine.json", tmp_path / "foreign.json"
+    file.write_text(mine.to_json())
+    foreign.write_text(HeadProfile("sf", 30, 12, ((),) * 30).to_json())
+    chooser = page.locator(f"{LAB} [data-profile-file]")
+    chooser.set_input_files(file)
+    page.wait_for_function("document.querySelector('#lab .profile-name').textContent === 'mine.json, classes only'")
+    wait_until(lambda: one(house).profile is not None and one(house).profile.static == mine.static)
+    page.wait_for_function(f"{STAGE}.store.applied && {STAGE}.store.counts().static === 15")
+    chooser.set_input_files(foreign)
+    page.wait_for_function("document.querySelector('#lab .profile .error').textContent.includes('30 layers, the model 6')")
+    assert text(page, f"{LAB} .profile-name") == "mine.json, classes only", "the page goes on with what it had"
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download", exact=True).click()
+    assert HeadProfile.from_json(Path(download.value.path()).read_text()).static == mine.static
+    page.get_by_role("button", name="Back to the model's own").click()
+    wait_until(lambda: one(house).profile is None)
+    page.wait_for_function("document.querySelector('#lab .profile-name').textContent.includes('own')")
+
+
 def test_a_painted_policy_is_priced_first_and_then_runs_in_lane_b(visit: Callable[..., Any], house: House) -> None:
     page = visit()
     start(page, 4)
@@ -155,6 +185,7 @@ def test_a_painted_policy_is_priced_first_and_then_runs_in_lane_b(visit: Callabl
     page.wait_for_selector("#lab .ages button[data-kind='dynamic'][data-age='2'][data-segment='3'][aria-pressed='true']")
     page.wait_for_function("document.querySelector('#lab .paint-card .facts').textContent.includes('of dynamic heads')")
     assert "Predicted, not measured" in text(page, f"{LAB} .paint-card .foot")
+    assert page.locator(f"{LAB} .foretold em").all_inner_texts() == ["predicted"] * 5, "nothing of it is measured before it runs"
     page.get_by_role("button", name="Run it in lane B").click()
     wait_until(lambda: one(house).right == "painted:static=,dynamic=2.3")
 

@@ -79,6 +79,7 @@ def test_predicted_coverage_and_bytes_are_those_of_the_policy_when_it_runs(paint
     told = paint.predict(bands, painting, roles, model)
     assert told["bytes"] == lane.cache.nbytes
     assert told["full_bytes"] == dense.cache.nbytes
+    assert told["read_bytes"] == lane.cache.read_bytes
     assert told["reads"] == pytest.approx(lane.cache.read_bytes / dense.cache.read_bytes)
     policy = tiny_policy(spelling, geometry)
     assert told["cells"] == {"static": policy.static, "dynamic": policy.dynamic}  # type: ignore[attr-defined]

@@ -255,8 +255,11 @@ def test_a_token_of_a_pinned_head_is_looked_up_in_both_lanes_while_it_runs_and_a
         assert a.unseen == b.unseen == pytest.approx(float(np.nansum(a.weights[np.isnan(b.weights)])), abs=1e-5)
     with pytest.raises(ValueError, match="head 2 of layer 0 has not been kept in lane A; show or pin it"):
         session.look(0, 2, 16, 1, 2)
-    with pytest.raises(ValueError, match=r"chunk 0 of head 0 of layer 1 is not kept; choose a frame of chunk 3, 4, 5"):
-        session.look(1, 0, 2, 1, 2)
+    chunks, kept, bound = session.lookable(1, 0)
+    assert chunks[-1] == 5
+    assert 0 < kept < bound
+    assert session.look(1, 0, 3 * chunks[0], 1, 2).chunk == chunks[0]
+    assert session.lookable(0, 2)[0] == ()
 
 
 def test_two_interleaved_sessions_equal_two_sequential_ones(small: engine.Engine) -> None:
@@ -347,6 +350,24 @@ def after_first_chunk(small: engine.Engine, settings: Settings = SETTINGS, **edi
     until(events, Verdict)
     session.change(**edits)
     return list(events)
+
+
+def test_a_profile_that_was_brought_parts_the_heads_of_lane_b_from_the_next_chunk_and_is_named(small: engine.Engine) -> None:
+    geometry = SPEC.geometry
+    static = tuple(tuple(range(geometry.heads - 1)) for _ in range(geometry.layers))
+    mine = HeadProfile("small", geometry.layers, geometry.heads, static, recipe={"file": "mine.json"})
+    seen = after_first_chunk(small, profile=mine)
+    told = of(Notice, seen)
+    assert [(notice.kind, notice.lane, notice.state) for notice in told] == [("parameter", "B", "received"), ("parameter", "B", "applied")]
+    assert told[0].text == "Head profile mine.json received; it takes effect at the next chunk."
+    assert "by head profile mine.json;" in told[1].text
+    assert of(Classes, seen)[-1].static == static
+    assert [kept.heads for kept in of(Residency, seen)[-1].kept] == [geometry.heads - 1, 1]
+    first = of(Start, run(small, profile=mine, chunks=1))[0]
+    assert first.profile is not None
+    assert (first.profile.name, first.profile.static) == ("mine.json", static)
+    with pytest.raises(ValueError, match=r"the head profile has \d+ heads a layer, the model \d+"):
+        Session(small, SETTINGS).change(profile=HeadProfile("wide", 2, 9, ((), ())))
 
 
 def test_one_head_overridden_moves_at_the_next_chunk_and_is_told_in_words(small: engine.Engine) -> None:

@@ -15,7 +15,7 @@ from fkv import rope
 from fkv.cells import segments_of
 from fkv.groups import HeadGroup
 from fkv.heads import head_scores
-from fkv.looking import KEEP, Keeper, Looks
+from fkv.looking import Keeper, Looks, spelled
 from fkv.spec import Geometry
 from fkv.survey import Running, Survey, coverage, token_ids
 
@@ -198,19 +198,51 @@ def test_what_a_lane_does_not_hold_is_absent_and_its_share_in_the_dense_lane_uns
     assert np.isnan(found.pooled(0, 1, lane="B").mass).any(axis=0).tolist() == [False, True, True, True, False, False, False, False]
 
 
-def test_only_the_last_chunks_are_kept_and_the_cure_says_which() -> None:
+def kept(bound: int, chunks: tuple[int, ...]) -> tuple[Looks, int]:
+    """Looks of one head in some chunks, and the bytes of one of them."""
     geometry = Geometry(1, 1, 4, 2, 2, 2)
-    found, q = Looks(geometry), draw(geometry, 1, 8, 0)
-    for chunk in range(6):
+    found, q, size = Looks(geometry, bound), draw(geometry, 1, 8, 0), 0
+    for chunk in chunks:
         keeper = Keeper(geometry, {(0, 0)})
         keeper.see(0, q, q, [], 2 * chunk)
+        size = keeper.shots[0, 0].nbytes
         found.take(chunk, {("A", (0, 0)): keeper.shots[0, 0]})
-    assert len(found._kept) == KEEP
+    return found, size
+
+
+@pytest.mark.parametrize(("room", "there"), [(0, (5,)), (1, (5,)), (2.9, (4, 5)), (4, (1, 3, 4, 5)), (9, (0, 1, 3, 4, 5))])
+def test_as_many_chunks_are_kept_as_there_are_bytes_for_and_the_newest_always(room: float, there: tuple[int, ...]) -> None:
+    _, size = kept(0, (0,))
+    assert size == 2 * 8 * 4 * 4 + 8 * 8, "queries, keys and the numbers of 8 tokens"
+    found, _ = kept(int(room * size), (0, 1, 3, 4, 5))
+    assert found.chunks(0, 0) == there
+    assert found.chunks(0, 1) == ()
+    assert found.nbytes == len(there) * size
+    assert found.look(0, 0, 2 * there[0], 0, 0).chunk == there[0]
+
+
+def test_chunks_are_spelled_from_one_with_runs_drawn_together() -> None:
+    assert spelled((0, 1, 2, 5, 7, 8)) == "1-3, 6, 8-9"
+    assert spelled(()) == ""
+
+
+def test_what_cannot_be_looked_at_is_said_with_why_and_what_can() -> None:
+    found, size = kept(0, (0,))
+    found, _ = kept(3 * size, (0, 1, 3, 4))
+    geometry, chunk = found.geometry, found._kept[4]
+    keeper = Keeper(geometry, {(0, 0)})
+    keeper.see(0, *(draw(geometry, 1, 8, 1),) * 2, [], 10)
+    found.take(5, {("A", (0, 0)): keeper.shots[0, 0]})
+    assert len(chunk) == 1
     assert found.look(0, 0, 8, 0, 0).chunk == 4
     assert found.look(0, 0, 10, 0, 0, toward="queries").chunk == 5
     for call, words in (
-        ({"frame": 4}, "chunk 2 of head 0 of layer 0 is not kept; choose a frame of chunk 3, 4, 5"),
-        ({"frame": 4, "toward": "queries"}, r"frame 4 is not to be seen in chunk 5; choose one of frames 10\.\.11"),
+        (
+            {"frame": 2},
+            r"head 0 of layer 0 in chunk 2 is out of reach, 0 MB of .* are kept; choose a frame of chunk 4-6 \(frames 6\.\.11\)",
+        ),
+        ({"frame": 12}, "in chunk 7 is not measured yet; choose a frame of chunk 4-6"),
+        ({"frame": 4, "toward": "queries"}, r"frame 4 is not to be seen in chunk 6; choose one of frames 10\.\.11"),
         ({"frame": 10, "row": 2}, r"row 2 is asked for, a frame has rows 0\.\.1; choose"),
         ({"frame": 10, "column": -1}, "column -1 is asked for"),
         ({"frame": 10, "head": 1}, "head 1 of layer 0 has not been kept in lane A; show or pin it"),

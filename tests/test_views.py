@@ -14,11 +14,16 @@ from stand_in import StandInEngine, StandInSession, facts, profile_facts
 from fkv.events import Done, Event, Frames, Kept, Notice, Phases, Sample, Settings, Start, Verdict
 from fkv.findings import Maps, TokenMap
 from fkv.views import atlas, cache, encode, heads, message, messages, numbers, split
+from fkv.views.forecast import Forecast, Outlook
 
 PHASES = Phases((100.0, 100.0, 100.0, 100.0), 80.0, 0.0, 0.0, 30.0, 6.0, 9.0)
 SAMPLE = Sample(
     "B", 4, 12, PHASES, 25.0, 23.3, 2_100_000, 4_300_000, 2_400_000, 2_100_000, False, False, 3, "3 past frames", 0.014, 500_000_000, "full"
 )
+PRICED = {
+    "coverage": {"static": 0.9, "dynamic": 0.5}, "layers": 6, "bytes": 2_000_000, "full_bytes": 9_000_000, "read_bytes": 3_000_000,
+    "reads": 0.25,
+}  # fmt: skip
 VERDICT = Verdict(13, 1.93, 1.8, 2.0, 5, 5, 9, 13, 0.122, 17_200_000, 2_100_000, 27.4, 60, "A looks back on 18 frames.")
 
 
@@ -200,7 +205,18 @@ def test_a_token_map_keeps_rows_rows_and_says_what_a_lane_cannot_see() -> None:
 
 
 def test_a_painted_policy_without_a_survey_promises_no_coverage() -> None:
-    unknown = {"coverage": {"static": None, "dynamic": None}, "layers": 0, "bytes": 2_000_000, "full_bytes": 9_000_000, "reads": 0.25}
-    sent = heads.price(unknown, 6)
-    assert [fact[0] for fact in sent["facts"]] == ["–", "–", "2.0", "25 %"]  # type: ignore[index,attr-defined]
+    sent = heads.price(PRICED | {"coverage": {"static": None, "dynamic": None}, "layers": 0}, 6, Outlook(None, None))
+    assert [fact[0] for fact in sent["facts"]] == ["–", "–", "2.0", "25 %", "–"]  # type: ignore[index,attr-defined]
     assert "Predicted, not measured" in str(sent["text"])
+    assert "let the lanes run with different caches, 3 chunks each" in str(sent["text"])
+
+
+def test_what_a_painted_policy_was_said_to_take_stands_beside_what_it_took() -> None:
+    chunk, noisy = Forecast(71.2, 62.0, 80.4, 24, 3, True), Forecast(52.0, 50.0, 54.0, 24, 3, True)
+    before = heads.price(PRICED, 6, Outlook(chunk, noisy))
+    after = heads.price(PRICED, 6, Outlook(chunk, noisy, 12, 73.4, 3_000_000, 2_100_000))
+    assert before["facts"][4] == ["71", "ms", "a chunk (62 to 80), from 24 chunks of this run", ""]  # type: ignore[index]
+    assert [fact[3] for fact in before["facts"]] == [""] * 5, "nothing is measured before it runs"  # type: ignore[attr-defined]
+    assert [fact[3] for fact in after["facts"][2:]] == ["2.1 MB", "25 %", "73 ms, median of 12 chunks"]  # type: ignore[index]
+    assert [fact[:3] for fact in after["facts"]] == [fact[:3] for fact in before["facts"]]  # type: ignore[attr-defined]
+    assert "52 ms of it noisy passes. Nothing near this size was measured" in str(after["text"])

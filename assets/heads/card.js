@@ -99,7 +99,7 @@ class HeadCard {
       error = store.value("error", layer, head),
       coverage = store.value("coverage", layer, head);
     const ranked = [...store.all()].map(([l, h]) => store.value("score", l, h)).filter((value) => value !== null);
-    const source = store.source === "run" ? `score, ${store.told?.queries ?? "–"} queries a chunk` : "score, bundled profile";
+    const source = store.source === "run" ? `score, ${store.told?.queries ?? "–"} queries a chunk` : store.profile.name ? "score, profile loaded" : "score, bundled profile";
     let reach = null;
     if (row) reach = Math.exp(-[...row.share[head]].reduce((sum, p) => sum + (p > 0 ? p * Math.log(p) : 0), 0));
     const kept = this.kept(layer, head);
@@ -132,7 +132,7 @@ class HeadCard {
     const chunk = this.stage.model.chunk || 0,
       now = curve ? [...curve.slice(0, chunk)].reduce((sum, x) => sum + (x || 0), 0) : null;
     this.words.textContent = curve
-      ? `${pct(now)} of its attention stays in the ${chunk} frames being drawn, ${pct(1 - now)} goes back to earlier ones. Measured in chunk ${row.chunk + 1}.`
+      ? `${pct(now)} of its attention stays in the ${chunk} frames being drawn, ${pct(1 - now)} goes back to earlier ones. Measured in chunk ${row.chunk + 1}, ${store.told?.queries ?? "–"} sampled queries.`
       : "Where it looks is measured while the lanes run.";
   }
 

@@ -42,7 +42,7 @@ class Curves {
       classes = { static: this.curve("static"), dynamic: this.curve("dynamic") },
       ages = Math.max(...Object.values(classes).map((curve) => curve.length));
     this.note.textContent = ages
-      ? `Newest measurement of every layer at the chunk on screen, ${this.store.told?.queries} sampled queries per head.`
+      ? `Newest measurement of every layer at the chunk on screen. ${this.store.told?.text.shares || ""}`
       : "";
     if (!ages) return blank(pen, colours, width, height);
     const plot = { pen, colours, left: 52, right: width - 66, top: 14, base: height - 24, ages };

@@ -14,6 +14,7 @@ class Gaze {
     this.big = el("canvas", { class: "onscreen", tabindex: 0, role: "application", width: 512, height: 320 });
     this.where = el("p", { class: "small" });
     this.shots = new Shots(this);
+    this.reach = new Reach(this);
     this.legend = el("div", { class: "colourbar", "aria-hidden": "true" }, el("i"), el("span"), el("span"));
     this.told = el("p", { class: "told", role: "status" });
     this.title = el("h3");
@@ -30,6 +31,7 @@ class Gaze {
     this.known = new Map();
     this.peak = 0;
     this.shots?.reset();
+    this.reach?.reset();
   }
 
   lay() {
@@ -70,11 +72,11 @@ class Gaze {
           "div",
           {},
           this.title,
-          el("p", {}, "Point at a place in a picture, or tap it to hold it. Every key frame then shows where that token looks."),
+          el("p", {}, "Point at a place in a picture, or tap it to hold it. Every key frame then shows where that token looks: its exact softmax over all keys, not smoothed."),
         ),
       ),
       tools,
-      el("div", { class: "gaze" }, el("div", { class: "eye" }, this.big, this.where, this.legend, this.told), this.shots.node),
+      el("div", { class: "gaze" }, el("div", { class: "eye" }, this.big, this.reach.node, this.where, this.legend, this.told), this.shots.node),
     );
     const set = (name, apply, first) => choice(this.node, name, (value) => (apply(value), this.store.changed()))(first);
     set("toward", (value) => ((this.toward = value), this.again()), "keys");
@@ -199,6 +201,7 @@ class Gaze {
     this.range();
     this.screen(colours);
     this.shots.draw(colours);
+    this.reach.draw();
     this.words();
   }
 

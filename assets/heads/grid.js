@@ -214,6 +214,7 @@ function ramp(store, colours) {
   return (layer, head) => {
     const value = store.value("score", layer, head),
       kind = store.kind(layer, head);
-    return value === null ? colours.sunk : mix(colours.middle, colours[kind], 0.2 + 0.8 * part(value, range[kind]));
+    if (value === null) return store.source === "profile" ? mix(colours.middle, colours[kind], 0.5) : colours.sunk;
+    return mix(colours.middle, colours[kind], 0.2 + 0.8 * part(value, range[kind]));
   };
 }

@@ -82,10 +82,14 @@ class Histogram {
       x = (value) => PAD + (value / top) * (width - 2 * PAD);
     this.title.textContent = `${heads.length} heads by ${metric.title.toLowerCase()}`;
     this.hint.textContent = !heads.length
-      ? "measured while the lanes run"
+      ? store.scored || store.source === "run"
+        ? "measured while the lanes run"
+        : "this profile has classes only; choose This run"
       : store.metric !== "score"
         ? ""
-        : store.cut
+        : !store.scored
+          ? "scores of this run, classes of the profile"
+          : store.cut
           ? "drag the threshold"
           : "classes by rank, so they may overlap; drag to use a threshold";
     this.canvas.setAttribute(
@@ -169,7 +173,7 @@ class Histogram {
 
   place(counts, x, width) {
     const { store } = this,
-      on = store.metric === "score",
+      on = store.metric === "score" && store.scored,
       at = x(store.threshold);
     this.grip.hidden = this.label.hidden = !on;
     if (!on) return;

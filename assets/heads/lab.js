@@ -24,7 +24,10 @@ class Lab {
       (this.paint = new Paint(part("paint"), store, stage)),
     ];
     this.rules(part("rules"));
-    choice(this.root, "source", (source) => store.set({ source }))("profile");
+    this.profile = new ProfileBar(part("profile"), this.root.querySelector(".card.heads"), store, stage);
+    this.views.push(this.profile);
+    this.source = choice(this.root, "source", (source) => store.set({ source }));
+    this.source("profile");
     choice(this.root, "metric", (metric) => store.set({ metric }))("score");
     const skip = choice(this.root, "skip", (value) => this.ready && store.set({ skip: +value, source: "run" }));
     skip("1");
@@ -101,7 +104,7 @@ class Lab {
         ? "Benchmark mode: nothing is measured of heads from the next chunk on, so that no probe takes time. What is shown is from before."
         : store.told
           ? `${store.told.text.how} Honest meter: ${store.told.text.probe}.`
-          : `${counts.all} heads of the bundled profile. What they look at is measured while the lanes run.`,
+          : `${counts.all} heads of the ${store.profile.name ? `profile ${store.profile.name}` : "bundled profile"}. What they look at is measured while the lanes run.`,
     );
     this.root.querySelector("[data-benchmark]").setAttribute("aria-pressed", String(store.benchmark));
     for (const button of this.root.querySelectorAll("[data-rule-name]"))

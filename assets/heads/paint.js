@@ -1,3 +1,15 @@
+// A number foretold, dashed and with its tag; where it has run, what came of it stands solid beneath.
+function priced([value, unit, name, measured]) {
+  const was = measured ? el("dd", { class: "measured" }, el("em", {}, "measured"), " ", measured) : null;
+  return el(
+    "div",
+    { class: "foretold" },
+    el("dd", {}, el("em", {}, "predicted"), el("b", {}, value === "–" ? value : `≈ ${value}`), " ", unit),
+    el("dt", {}, name),
+    was,
+  );
+}
+
 // A policy painted by hand: what heads of each class keep, by age of the frame and by segment. Its price is told before it runs.
 
 class Paint {
@@ -207,20 +219,18 @@ class Paint {
       cell.classList.toggle("through", this.through(...place));
       if (cell.getAttribute("aria-pressed") !== on) cell.setAttribute("aria-pressed", on);
     }
-    const at = this.store.told?.chunk ?? -1;
-    if (this.priced !== `${at}|${this.spelling}` && !this.busy && !this.brush) this.ask();
+    const at = this.stage.newest;
+    if (this.priced !== `${at}|${this.spelling}` && !this.busy && !this.brush) this.ask(at);
   }
 
   // What it would keep and cost, from what was measured in this run so far.
-  async ask() {
-    this.priced = `${this.store.told?.chunk ?? -1}|${this.spelling}`;
+  async ask(at = this.stage.newest) {
+    this.priced = `${at}|${this.spelling}`;
     this.busy = true;
     const answer = await this.stage.ask("paint", { painted: this.spelling });
     this.busy = false;
     const facts = answer.ok ? answer.facts : [];
-    this.price.replaceChildren(
-      ...facts.map(([value, unit, name]) => el("div", {}, el("dd", {}, el("b", {}, value), " ", unit), el("dt", {}, name))),
-    );
+    this.price.replaceChildren(...facts.map(priced));
     this.words.textContent = answer.ok ? answer.text : answer.error;
     this.words.classList.toggle("error", !answer.ok);
   }

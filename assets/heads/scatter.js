@@ -65,7 +65,7 @@ class Scatter {
     this.note.textContent = store.brush
       ? `${store.brush.size} heads highlighted in the map.`
       : heads.length
-        ? "Drag a frame around heads to highlight them in the map."
+        ? `n = ${heads.length} heads. Drag a frame around some to highlight them in the map. ${this.store.told?.text.how || ""}`
         : "";
     this.canvas.setAttribute("aria-label", `${METRICS[this.axes.y].title} by ${METRICS[this.axes.x].title} of ${heads.length} heads`);
     this.points = [];

@@ -56,7 +56,8 @@ class HeadStore {
   }
 
   take(profile, settings = null) {
-    const other = JSON.stringify(profile?.scores) !== JSON.stringify(this.profile?.scores);
+    const print = (one) => JSON.stringify([one?.scores, one?.static, one?.name]),
+      other = print(profile) !== print(this.profile);
     this.profile = profile;
     if (!profile) return;
     if (other || settings) {
@@ -79,6 +80,10 @@ class HeadStore {
   }
   get heads() {
     return this.profile.scores[0].length;
+  }
+  // Whether the profile has scores; classes alone cannot be drawn anew by a threshold.
+  get scored() {
+    return this.profile.scores.some((row) => row.some((score) => score !== null));
   }
   get threshold() {
     return this.wanted.threshold ?? this.profile.threshold;
@@ -148,6 +153,7 @@ class HeadStore {
 
   // Static heads of a rule, with overrides; null where only the server can tell (a draw, a rank).
   drawn({ rule, threshold, overrides }) {
+    if (threshold !== null && !this.scored) return null;
     const { scores, static: own } = this.profile,
       cut = threshold === null ? (layer, head) => own[layer].includes(head) : (layer, head) => scores[layer][head] >= threshold,
       every = (test) => scores.map((row, layer) => new Set(row.map((_, head) => head).filter((head) => test(layer, head))));
@@ -168,6 +174,7 @@ class HeadStore {
 
   // Whether the score alone tells the classes apart, as a threshold does.
   get cut() {
+    if (!this.scored) return false;
     return (
       this.wanted.rule === "threshold" ||
       [...this.all()].every(([l, h]) => this.profile.scores[l][h] >= this.threshold === (this.kind(l, h) === "static"))
@@ -204,7 +211,7 @@ class HeadStore {
   // Re-classifies in the view only, while a threshold is being dragged.
   show(threshold) {
     this.wanted = { ...this.wanted, rule: "threshold", threshold };
-    this.roles = this.drawn(this.wanted);
+    this.roles = this.drawn(this.wanted) || this.roles;
     this.changed();
   }
 

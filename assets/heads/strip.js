@@ -92,7 +92,7 @@ class Strip {
     this.scale = { left: 74, slot: (width - 74) / columns.length, columns };
     rows.forEach((row, index) => this.line(pen, colours, row, index));
     this.ticks(pen, colours, rows.length * ROW + 6);
-    this.note.textContent = `${this.store.told?.text.how || ""}${this.matrix ? " Query rows: every query, exact." : ""}`;
+    this.note.textContent = `${this.store.told?.text.shares || ""}${this.matrix ? " Query rows: every query, exact." : ""}`;
     this.canvas.setAttribute(
       "aria-label",
       `Attention share of ${rows.map((row) => row.label).join(", ")} over ${columns.length} key frames`,

@@ -170,11 +170,16 @@ class Stage {
     if (event.kind === "prompt" && marks.some(same)) return;
     const waiting = (old) =>
       event.state === "applied" && old.state === "received" && old.kind !== "prompt" && old.kind === event.kind && old.lane === event.lane;
-    const lane = event.lane || "both lanes";
+    const lane = event.lane || "both lanes",
+      profile = event.text.match(/by head profile ([^;]+);/)?.[1];
     const short = {
       prompt: event.state === "received" ? "prompt received" : "new prompt",
       policy: `${lane} policy changed`,
-      parameter: /now (static|dynamic)/.test(event.text) ? `${lane} classes changed` : `${lane} setting changed`,
+      parameter: profile
+        ? `${lane} by profile ${profile}`
+        : /now (static|dynamic)/.test(event.text)
+          ? `${lane} classes changed`
+          : `${lane} setting changed`,
     }[event.kind];
     this.charts.marks = this.timeline.marks = [...marks.filter((old) => !waiting(old)), { ...event, short }].slice(-60);
   }

@@ -13,14 +13,18 @@ from typing import TYPE_CHECKING, Any
 
 from fkv.cache import Roles
 from fkv.cells import segments_of
-from fkv.engine import Engine
-from fkv.events import Settings
+from fkv.engine import Engine, profile_facts
+from fkv.events import ProfileFacts, Sample, Settings
 from fkv.findings import LANES, Lane
+from fkv.looking import spelled
+from fkv.policies import parse, spelling
+from fkv.ui import profiles
 from fkv.ui.run import sentence
 from fkv.ui.visitors import Visitor
-from fkv.views import heads
+from fkv.views import heads, numbers
+from fkv.views.forecast import outlook
 from fkv.views.paint import Painting, predict
-from fkv.wishes import RULES, carried, check_head, roles_of
+from fkv.wishes import RULES, carried, check_head, profile_of, roles_of
 
 if TYPE_CHECKING:
     from fkv.session import Session
@@ -62,7 +66,7 @@ def choose(house: House, visitor: Visitor, given: Json) -> Json:
 def fitting(engine: Engine, settings: Settings) -> Roles | None:
     """The static heads that settings come to; None for a model without profile. Raises ValueError where they do not fit the model."""
     check_head(engine, settings)
-    return None if engine.profile is None and settings.roles is None else roles_of(engine, settings)
+    return None if profile_of(engine, settings) is None and settings.roles is None else roles_of(engine, settings)
 
 
 def keep_fitting(visitor: Visitor, engine: Engine, defaults: Settings) -> Json | None:
@@ -76,6 +80,12 @@ def keep_fitting(visitor: Visitor, engine: Engine, defaults: Settings) -> Json |
     return {"type": "notice", "kind": "error", "mild": True, "lane": None, "chunk": 0, "text": " ".join(said)} if said else None
 
 
+def brought(visitor: Visitor, engine: Engine) -> ProfileFacts | None:
+    """The head profile a visitor goes by in place of the model's own, for the stage; None where there is none."""
+    mine = visitor.wishes.get("profile")
+    return profile_facts(engine, mine) if mine is not None else None
+
+
 def look(house: House, visitor: Visitor, given: Json) -> Json:
     """Where one token looks (toward keys) or what looks at it (toward queries), in lane A and where it holds the frame in lane B."""
     layer, head, frame, row, column = (whole(given, name) for name in ("layer", "head", "frame", "row", "column"))
@@ -83,7 +93,7 @@ def look(house: House, visitor: Visitor, given: Json) -> Json:
     if toward not in ("keys", "queries"):
         raise ValueError(f"direction {str(toward)[:20]!r} is unknown; use keys or queries")
     chunk = whole(given, "chunk") if toward == "queries" and "chunk" in given else None
-    session, maps = running(visitor), {}
+    session, maps = looked(visitor), {}
     for lane in LANES:
         try:
             maps[lane] = heads.token_map(session.look(layer, head, frame, row, column, lane=lane, toward=toward, chunk=chunk))
@@ -97,7 +107,7 @@ def look(house: House, visitor: Visitor, given: Json) -> Json:
 def pooled(house: House, visitor: Visitor, given: Json) -> Json:
     """One head's attention by frames, all queries."""
     lane: Lane = "B" if given.get("lane") == "B" else "A"
-    return {"matrix": heads.matrix(running(visitor).pooled(whole(given, "layer"), whole(given, "head"), lane=lane))}
+    return {"matrix": heads.matrix(looked(visitor).pooled(whole(given, "layer"), whole(given, "head"), lane=lane))}
 
 
 def paint(house: House, visitor: Visitor, given: Json) -> Json:
@@ -106,7 +116,29 @@ def paint(house: House, visitor: Visitor, given: Json) -> Json:
     facts, _ = house.backend.facts(engine)
     painting = Painting.read(str(given["painted"]), segments_of(engine.spec.geometry))
     static = fitting(engine, replace(house.defaults, **visitor.wishes)) or ((),) * facts.layers
-    return heads.price(predict(visitor.recording.latest.layers, painting, static, facts), facts.layers)
+    policy = parse(str(given["painted"])).with_roles(static).fitted(engine.spec.geometry)
+    policy.check(engine.spec.geometry)
+    predicted = predict(visitor.recording.latest.layers, painting, static, facts)
+    samples = [event for event in visitor.recording.events() if isinstance(event, Sample)]
+    return heads.price(predicted, facts.layers, outlook(samples, predicted["read_bytes"], spelling(policy)))
+
+
+def profile(house: House, visitor: Visitor, given: Json) -> Json:
+    """Takes a head profile from the text of a file (None: back to the model's own); lane B goes by it from its next chunk."""
+    return profiles.bring(visitor, loaded(house, visitor), given["text"], given.get("name", ""))
+
+
+def profile_file(house: House, visitor: Visitor, given: Json) -> Json:
+    """The profile in force with its recipe, as a file's name and text."""
+    settings = replace(house.defaults, **visitor.wishes)
+    return dict(profiles.file(loaded(house, visitor), settings, str(given.get("format", "fkv"))))
+
+
+def lookable(house: House, visitor: Visitor, given: Json) -> Json:
+    """In which chunks a head can be looked at, and in words how far back that goes."""
+    chunks, kept, bound = looked(visitor).lookable(whole(given, "layer"), whole(given, "head"))
+    sizes = f"{numbers.size_text(kept)} of at most {numbers.size_text(bound)} of queries and keys kept"
+    return {"chunks": list(chunks), "text": f"{f'chunks {spelled(chunks)}' if chunks else 'no chunk yet'}; {sizes}"}
 
 
 def loaded(house: House, visitor: Visitor) -> Engine:
@@ -116,10 +148,12 @@ def loaded(house: House, visitor: Visitor) -> Engine:
     return engine
 
 
-def running(visitor: Visitor) -> Session:
-    if visitor.session is None:
-        raise ValueError("nothing is running; press Start first")
-    return visitor.session
+def looked(visitor: Visitor) -> Session:
+    """The session whose heads can be looked at: the one that runs, else the one that ran last."""
+    session = visitor.session or visitor.last
+    if session is None:
+        raise ValueError("nothing was generated yet; press Start first")
+    return session
 
 
 def whole(given: Mapping[str, Any], name: str) -> int:
@@ -145,6 +179,8 @@ def _rule(value: Any) -> str:
 
 
 def _head(value: Any) -> tuple[int, int]:
+    if not isinstance(value, (list, tuple)) or len(value) != 2:
+        raise ValueError(f"{str(value)[:20]!r} names no head; give its layer and its number, for instance [1, 0]")
     layer, head = value
     return whole({"layer": layer}, "layer"), whole({"head": head}, "head")
 
@@ -180,4 +216,12 @@ EDITS: dict[str, Callable[[Any], Any]] = {
     "skip_first": _skip,
     "benchmark": bool,
 }
-ANSWERS: dict[str, Callable[[House, Visitor, Json], Json]] = {"choose": choose, "look": look, "pooled": pooled, "paint": paint}
+ANSWERS: dict[str, Callable[[House, Visitor, Json], Json]] = {
+    "choose": choose,
+    "look": look,
+    "lookable": lookable,
+    "pooled": pooled,
+    "paint": paint,
+    "profile": profile,
+    "profile_file": profile_file,
+}

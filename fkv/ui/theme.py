@@ -10,7 +10,7 @@ STAGE = Path(__file__).resolve().parents[2] / "assets" / "stage"
 HEADS = STAGE.parent / "heads"
 SCRIPTS = (
     "kit", "player", "plot", "charts", "timeline", "film", "board", "store", "grid", "histogram", "heads",
-    "card", "heat", "shots", "gaze", "strip", "curves", "scatter", "paint", "lab", "hands", "stage",
+    "card", "heat", "shots", "reach", "gaze", "strip", "curves", "scatter", "paint", "profile", "lab", "hands", "stage",
 )  # fmt: skip
 SHEETS = ("tokens", "page", "stage", "heads", "lab")
 SANS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "Liberation Sans", "sans-serif"]

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from fkv.ui.recording import Recording
 
 if TYPE_CHECKING:
+    from fkv.heads import HeadProfile
     from fkv.session import Session
 
 DOUBLE_CLICK = 0.7  # seconds
@@ -40,13 +41,15 @@ class Allowance:
 
 @dataclass
 class Visitor:
-    """One page's state: its model, what it has chosen about heads (settings by name), its running session if any, and what that session
-    produced.
+    """One page's state: its model, what it has chosen about heads (settings by name) and the head profile it brought last, its running
+    session if any, the one that ran last, and what that session produced.
     """
 
     key: str
     recording: Recording = field(default_factory=Recording)
     session: Session | None = None
+    last: Session | None = None
+    brought: HeadProfile | None = None
     paused: bool = False
     model: str = ""
     wishes: dict[str, Any] = field(default_factory=dict)
@@ -74,7 +77,7 @@ class Visitor:
         with self.lock:
             if self.gone or run != self.run:
                 return False
-            self.session, self.recording = session, recording
+            self.session, self.recording, self.last = session, recording, None
             return True
 
     def end(self, session: Session | None) -> None:
@@ -83,7 +86,7 @@ class Visitor:
             session.stop()
         with self.lock:
             if self.session is session:
-                self.session = None
+                self.session, self.last = None, self.session
 
     def current(self, run: int) -> bool:
         return not self.gone and run == self.run

@@ -215,8 +215,9 @@ def _page(blocks: gr.Blocks, widgets: Widgets, house: House) -> None:
             yield run.trouble(run.sentence(error)), _chips([])
             return
         visitor.model = model
-        ready = {"state": "idle", "text": "Ready", "model": messages.model(facts), "profile": messages.profile(profile)}
         left = lab.keep_fitting(visitor, engine, house.defaults)
+        profile = lab.brought(visitor, engine) or profile
+        ready = {"state": "idle", "text": "Ready", "model": messages.model(facts), "profile": messages.profile(profile)}
         events = [waiting | ready, run.parting(engine, house.defaults.right)]
         yield run.say(*events, *([left] if left else [])), _chips(messages.chips(facts))
 

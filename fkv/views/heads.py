@@ -11,6 +11,7 @@ import numpy as np
 
 from fkv.findings import Classes, FrameMatrix, Grid, Heads, TokenMap
 from fkv.views import numbers
+from fkv.views.forecast import ENOUGH, Outlook
 
 Json = dict[str, object]
 TOP, NOTHING = 65534, 65535  # the largest value, and "not there"
@@ -41,6 +42,7 @@ def heads(event: Heads) -> Json:
             "probe": f"probe {numbers.percent(event.probe_share)} %, {layers}",
             "how": f"Sampled: {numbers.count(event.queries, 'query', 'queries')} per head and chunk, exact softmax for each; "
             f"running values with a half-life of {numbers.count(round(event.halflife), 'chunk')}.",
+            "shares": f"{numbers.count(event.queries, 'sampled query', 'sampled queries')} per head, exact softmax for each; not smoothed.",
         },
     }
 
@@ -76,20 +78,45 @@ def matrix(found: FrameMatrix) -> Json:
     return {**about, "frames": list(found.frames), "queries": list(found.queries), "mass": packed(found.mass)}
 
 
-def price(predicted: Mapping[str, Any], layers: int) -> Json:
-    """What a painted policy would keep, store and read, as (value, unit, name) and a sentence on where the numbers come from."""
-    covered, full = predicted["coverage"], predicted["full_bytes"]
+def price(predicted: Mapping[str, Any], layers: int, outlook: Outlook) -> Json:
+    """What a painted policy would keep, store, read and take: predictions as (value, unit, name, measured), where `measured` is what came
+    of it in words, "" before it runs; and sentences on where the numbers come from."""
+    covered, full, ran = predicted["coverage"], predicted["full_bytes"], outlook.n
+    size = (*numbers.size(predicted["bytes"]), f"stored, of {numbers.size_text(full)} for all past frames") if full else ("–", "", "stored")
+    reads = _share(predicted["reads"] * outlook.read / predicted["read_bytes"]) if ran else ""
     facts = [
-        (_share(covered["static"]), "", "of static heads' attention kept"),
-        (_share(covered["dynamic"]), "", "of dynamic heads' attention kept"),
-        (*numbers.size(predicted["bytes"]), f"stored, of {numbers.size_text(full)} for all past frames") if full else ("–", "", "stored"),
-        (_share(predicted["reads"]), "", "of the keys read by a pass, against the full window"),
+        (_share(covered["static"]), "", "of static heads' attention kept", ""),
+        (_share(covered["dynamic"]), "", "of dynamic heads' attention kept", ""),
+        (*size, numbers.size_text(outlook.stored) if ran else ""),
+        (_share(predicted["reads"]), "", "of the keys read by a pass, against the full window", reads),
+        (*_time(outlook), f"{numbers.milliseconds(outlook.ms)} ms, median of {numbers.count(ran, 'chunk')}" if ran else ""),
     ]
     seen = predicted["layers"]
     source = (
         f"Attention: newest survey of lane A, {seen} of {numbers.count(layers, 'layer')}." if seen else "Attention is known once lanes run."
     )
-    return {"facts": [list(fact) for fact in facts], "text": f"Predicted, not measured. {source} Bytes and reads: by formula, caches full."}
+    words = f"Predicted, not measured. {source} Bytes and reads: by formula, caches full. {_foretold(outlook)}"
+    return {"facts": [list(fact) for fact in facts], "text": words}
+
+
+def _time(outlook: Outlook) -> tuple[str, str, str]:
+    chunk = outlook.chunk
+    if chunk is None:
+        return "–", "", "a chunk: no prediction yet"
+    low, high = (numbers.milliseconds(value) for value in (chunk.low, chunk.high))
+    return numbers.milliseconds(chunk.ms), "ms", f"a chunk ({low} to {high}), from {numbers.count(chunk.n, 'chunk')} of this run"
+
+
+def _foretold(outlook: Outlook) -> str:
+    """How the time of a chunk is foretold, or what to do for it."""
+    chunk, noisy = outlook.chunk, outlook.noisy
+    if chunk is None or noisy is None:
+        return f"Time: let the lanes run with different caches, {ENOUGH} chunks each after their caches are full; then it can be predicted."
+    far = " Nothing near this size was measured, so trust it less." if chunk.beyond else ""
+    return (
+        f"Time: a line through {numbers.count(chunk.sizes, 'read size')} of other policies in this run, end to end; in brackets where 8 in "
+        f"10 chunks should lie; {numbers.milliseconds(noisy.ms)} ms of it noisy passes.{far}"
+    )
 
 
 def _share(value: float | None) -> str:

@@ -76,14 +76,14 @@ def profile(facts: ProfileFacts | None) -> Json | None:
         "counts": {"static": static, "dynamic": heads - static, "all": heads},
         "rule": f"Static heads: {facts.rule.rstrip('.')}.",
         "note": facts.note,
+        "name": facts.name,
     }
 
 
 def settings(chosen: Settings) -> Json:
-    """Settings without the roles, which the profile already tells."""
-    out = asdict(replace(chosen, roles=None))
-    out.pop("roles")
-    return out
+    """Settings without roles and profile, which the profile already tells."""
+    out = asdict(replace(chosen, roles=None, profile=None))
+    return {name: value for name, value in out.items() if name not in ("roles", "profile")}
 
 
 def frames(event: Frames) -> Json:
@@ -190,5 +190,5 @@ def _ending(event: Done) -> str:
     return {"finished": f"Finished {made}", "stopped": f"Stopped {made}", "error": f"Ended {made}"}[event.reason]
 
 
-def _rounded(grid: tuple[tuple[float, ...], ...]) -> list[list[float]]:
-    return [[round(float(value), 4) for value in row] for row in grid]
+def _rounded(grid: tuple[tuple[float, ...], ...]) -> list[list[float | None]]:
+    return [[round(float(value), 4) if math.isfinite(value) else None for value in row] for row in grid]

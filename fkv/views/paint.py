@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -89,12 +90,12 @@ def past_tokens(painting: Painting, kind: str, frames: int, facts: ModelFacts) -
 
 def predict(
     latest: Mapping[int, tuple[tuple[int, ...], np.ndarray]], painting: Painting, static: Roles, facts: ModelFacts
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """What a painting would keep of lane A's attention, store and read, in numbers for the page.
 
     `coverage` by class is a mean over the heads of the layers surveyed so far (None where there are none), `layers` how many those are;
-    `bytes` and `full_bytes` of keys and values with the caches full; `reads` the share of keys read by a noisy pass of what the model's
-    own window reads; `cells` what is kept per class, completed.
+    `bytes` and `full_bytes` of keys and values with the caches full; `read_bytes` what a noisy pass reads, its own chunk included, and
+    `reads` the share of that in what the model's own window reads; `cells` what is kept per class, completed.
     """
     history = facts.window - facts.chunk
     per_class: dict[str, list[float]] = {"static": [], "dynamic": []}
@@ -116,6 +117,7 @@ def predict(
         "layers": len(latest),
         "bytes": round(bytes_per_token * sum(count * kept[kind] for kind, count in heads.items())),
         "full_bytes": round(bytes_per_token * everything * history * tokens),
+        "read_bytes": round(bytes_per_token * read),
         "reads": read / (everything * (history * tokens + current)),
         "cells": {kind: cells.spell(painting.kept(kind, facts.chunk), painting.segments) for kind in heads},
     }
