@@ -17,9 +17,13 @@ from stand_in import facts as stand_in_facts
 
 from fkv.events import Event, Sample, Settings
 from fkv.findings import Heads
-from fkv.ui.analysis import MAKERS
-from fkv.views import figures, figures_compare, lesson, live
+from fkv.heads import HeadProfile
+from fkv.stability import Agreement
+from fkv.ui import comparing
+from fkv.ui.analysis import MAKERS, TITLES
+from fkv.views import figures, figures_compare, figures_profiles, lesson, live
 from fkv.views.figures import Figure
+from fkv.views.figures_profiles import Side
 from fkv.views.trace import Trace
 
 BLUE, ORANGE = "#0072B2", "#E69F00"
@@ -30,6 +34,7 @@ def test_every_figure_has_a_caption_with_n_and_numbers_that_go_with_it(name: str
     figure = make(run())
     assert figure is not None
     assert figure.name == name
+    assert figure.title == TITLES[name]
     assert "exact" in figure.caption
     assert any(words in figure.caption for words in ("n = 8 heads", "n = 3 prompts", "n = 2 steps", "8 heads that"))
     rows = list(csv.reader(line for line in figure.to_csv().splitlines() if not line.startswith("#")))
@@ -134,3 +139,37 @@ def test_a_loaded_profile_with_samples_tells_of_stability_and_of_nothing_else() 
     assert [key for key, step in steps.items() if not step["missing"]] == ["stable"]
     assert steps["stable"]["source"]["text"] == "head profile of the loaded model, Pocket, 4 prompts"
     assert "n = 4 prompts" in getattr(figures.stability(found), "caption", "")
+
+
+def published_pair() -> tuple[Side, Side, Agreement]:
+    first, second = comparing.published().values()
+    return comparing.side("first", first), comparing.side("second", second), first.agreement(second)
+
+
+def test_the_published_lists_are_compared_head_by_head_with_chance_and_kappa() -> None:
+    first, second, found = published_pair()
+    figure = figures_profiles.profiles(first, second, found)
+    assert "n = 360 heads in 30 layers" in figure.caption
+    assert "They agree on 330 heads (92 %)" in figure.caption
+    assert "5 are static in first only, 25 in second only" in figure.caption
+    a, b = first.static.mean(), second.static.mean()
+    chance = a * b + (1 - a) * (1 - b)
+    assert found.chance == pytest.approx(chance)
+    assert figure.recipe["kappa"] == pytest.approx((330 / 360 - chance) / (1 - chance))
+    assert figure.columns["agree"].count(False) == 30
+    assert figure.arrays["agreement_by_layer"].mean() == pytest.approx(330 / 360)
+    framed: Any = [trace for trace in figure.plot.data if trace.name == "they differ"]  # type: ignore[attr-defined]
+    assert [len(trace.x) for trace in framed] == [30, 30]
+
+
+def test_lists_of_different_sizes_are_not_compared_and_both_sizes_are_said() -> None:
+    found = {**comparing.published(), "Pocket, own profile": HeadProfile("pocket", LAYERS, HEADS, ((0,),) * LAYERS)}
+    first, _, own = found
+    with pytest.raises(ValueError, match="has 30 layers of 12 heads, Pocket, own profile 6 of 8: these are not the same heads"):
+        comparing.compared(first, own, found)
+    assert comparing.unlike(first, found) == (
+        "Not comparable with Self Forcing 1.3B, published (30 layers of 12 heads): Pocket, own profile (6 of 8)."
+    )
+    with pytest.raises(ValueError, match="is not at hand any more; choose one of"):
+        comparing.compared(first, "gone", found)
+    assert "agree on 48 heads (100 %)" in comparing.compared(own, own, found).caption

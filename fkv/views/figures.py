@@ -109,6 +109,16 @@ def histogram(trace: Trace) -> Figure | None:
     )
 
 
+def source(trace: Trace) -> str:
+    """Where a trace's numbers come from, in words."""
+    made = trace.source
+    if made.kind == "live":
+        return f"your live run, {made.machine}"
+    if made.kind == "profile":
+        return f"head profile of the loaded model, {trace.model.title}, {trace.prompt}"
+    return ", ".join(filter(None, [f"recorded on {made.date}", f"commit {made.commit}" if made.commit else "", made.machine]))
+
+
 def smoothed(trace: Trace) -> str:
     half = trace.look.halflife if trace.look else 0
     return f"Errors are smoothed with a half-life of {numbers.plain(half)} chunks; shares are not." if half else "Nothing is smoothed."

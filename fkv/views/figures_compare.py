@@ -43,11 +43,10 @@ def agreement(trace: Trace) -> Figure | None:
     text = [[numbers.percent(value) for value in row] for row in matrix]
     plot.add_heatmap(
         x=names, y=names, z=matrix, zmin=0, zmax=1, text=text, texttemplate="%{text}", colorscale=[[0, "#F1F3F6"], [1, STATIC]],
-        xgap=2, ygap=2,
-        colorbar={"title": {"text": "share"}, "thickness": 12},
+        xgap=2, ygap=2, showscale=False,
     )  # fmt: skip
     plot.update_yaxes(autorange="reversed", showgrid=False)
-    plot.update_xaxes(showgrid=False, tickangle=-30)
+    plot.update_xaxes(showgrid=False, tickangle=-30 if len(names) > 4 else 0)
     total = next(iter(found.values())).size
     shares = {name: float(mask.mean()) for name, mask in found.items()}
     split = ", ".join(f"{name} {numbers.percent(share)} %" for name, share in shares.items())

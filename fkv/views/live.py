@@ -71,7 +71,8 @@ def profiled(facts: ModelFacts, profile: ProfileFacts | None, samples: Any, step
 
 def classes_of(profile: ProfileFacts) -> Classes:
     scores, errors = np.asarray(profile.scores, float), np.asarray(profile.errors, float)
-    return Classes(profile.static, profile.rule, profile.threshold, scores, errors)
+    known = np.isfinite(scores).any()
+    return Classes(profile.static, profile.rule, profile.threshold, scores if known else None, errors if known else None)
 
 
 def model_of(facts: ModelFacts, *, numbers: int = 0, width: int = 0) -> Model:
