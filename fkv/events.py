@@ -241,6 +241,7 @@ class Verdict:
     psnr: float | None
     psnr_frames: int
     window: str
+    chunk_psnr: float | None = None
 
 
 @dataclass(frozen=True)

@@ -107,3 +107,20 @@ class FrameMatrix:
     frames: tuple[int, ...]
     queries: tuple[int, ...]
     mass: np.ndarray
+
+
+@dataclass(frozen=True)
+class FrameLook:
+    """Attention of all tokens of one frame of the chunk being drawn, exact for that head, pass and chunk.
+
+    `share` float32 [tokens, key frames], rows sum to 1, says where each token looks; `mean` float32 [key frames, rows, columns] is the mean
+    of their maps, nan where the lane does not hold the token.
+    """
+
+    chunk: int
+    layer: int
+    head: int
+    frame: int
+    frames: tuple[int, ...]
+    share: np.ndarray
+    mean: np.ndarray

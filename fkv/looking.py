@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fkv.findings import LANES, FrameMatrix, Lane, TokenMap
+from fkv.findings import LANES, FrameLook, FrameMatrix, Lane, TokenMap
 from fkv.groups import HeadGroup
 from fkv.spec import Geometry
 from fkv.survey import token_ids
@@ -99,6 +99,47 @@ class Looks:
         """Chunks in which this head of lane A can be looked at, in order."""
         with self._guard:
             return tuple(sorted(number for number, shots in self._kept.items() if ("A", (layer, head)) in shots))
+
+    @property
+    def newest(self) -> int:
+        """The newest kept chunk; -1 where none is."""
+        with self._guard:
+            return max(self._kept, default=-1)
+
+    @property
+    def heads(self) -> tuple[Head, ...]:
+        """Heads of lane A in the newest kept chunk, in order."""
+        with self._guard:
+            newest = self._kept.get(max(self._kept, default=-1), {})
+            return tuple(sorted(head for lane, head in newest if lane == "A"))
+
+    def still(self) -> Looks | None:
+        """Lane A in the newest kept chunk by itself: it stays when newer chunks come. None before there is one."""
+        with self._guard:
+            newest = max(self._kept, default=-1)
+            shots = {(lane, head): shot for (lane, head), shot in self._kept.get(newest, {}).items() if lane == "A"}
+        if not shots:
+            return None
+        alone = Looks(self.geometry)
+        alone.take(newest, shots)
+        return alone
+
+    @torch.inference_mode()
+    def overview(self, layer: int, head: int) -> FrameLook:
+        """Where every token of the newest frame of the newest kept chunk looks in lane A. Raises ValueError with the cure."""
+        geometry, tokens = self.geometry, self.geometry.tokens
+        chunk, shots = self._of((layer, head), "A", None)
+        shot = shots["A"]
+        frames = _frames([shot], geometry)
+        column = torch.searchsorted(torch.tensor(frames), shot.ids // tokens)
+        share, mean = torch.zeros(tokens, len(frames)), torch.zeros(len(shot.ids))
+        with self._turn:
+            for rows in torch.arange(tokens).split(AT_ONCE):
+                found = shot.attention(len(shot.q) - tokens + rows)
+                share[rows] = torch.zeros(len(rows), len(frames)).index_add_(1, column, found)
+                mean += found.sum(dim=0) / tokens
+        newest = shot.start + geometry.chunk - 1
+        return FrameLook(chunk, layer, head, newest, frames, share.numpy(), _placed(shot.ids, mean, frames, geometry))
 
     @torch.inference_mode()
     def look(

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import statistics
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fkv import meter
 from fkv.events import Frames, Sample, Verdict
@@ -31,10 +31,11 @@ class Pairs:
     def add(self, left: tuple[Frames, Sample], right: tuple[Frames, Sample]) -> Verdict:
         """One more chunk, and what follows from all of them."""
         (a, ours), (b, theirs) = left, right
-        if not (ours.warmup or theirs.warmup or ours.recached or theirs.recached):
+        counts = not (ours.warmup or theirs.warmup or ours.recached or theirs.recached)
+        if counts:
             self.pairs.append((ours, theirs))
             self.decibels.append(frame_psnr(a, b))
-        return self.verdict(ours, theirs)
+        return replace(self.verdict(ours, theirs), chunk_psnr=statistics.median(self.decibels[-1]) if counts else None)
 
     def verdict(self, left: Sample, right: Sample) -> Verdict:
         enough = len(self.pairs) >= self.need

@@ -11,12 +11,10 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from io import BytesIO
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from fkv import machine, policies
@@ -33,12 +31,12 @@ from fkv.spec import ModelSpec
 from fkv.stream import Stream, seeded_noise
 from fkv.text import parse as meaning
 from fkv.views import cache, encode, numbers
+from fkv.views.atlas import picture
 from fkv.views.live import made, model_of
 from fkv.views.trace import Atlas, Classes, Holding, LaneTrace, Look, Source, Stability, Trace, Trial
 from fkv.wan import Probe
 
 SEEDS = (1, 2)  # of the random roles
-WIDTH, QUALITY = 128, 80
 Tick = Callable[[int], object]
 
 
@@ -281,16 +279,6 @@ def atlas(layer: int, head: int, seen: np.ndarray) -> Atlas:
 
 def middle(pixels: np.ndarray) -> np.ndarray:
     return pixels[len(pixels) // 2]
-
-
-def picture(pixels: np.ndarray) -> str:
-    """A small JPEG of one pixel frame as a data URI."""
-    image = Image.fromarray(pixels)
-    if image.width > WIDTH:
-        image = image.resize((WIDTH, round(image.height * WIDTH / image.width)), Image.Resampling.LANCZOS)
-    out = BytesIO()
-    image.save(out, "JPEG", quality=QUALITY)
-    return "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode("ascii")
 
 
 def objects_kept(frames: np.ndarray, prompt: str) -> float:

@@ -25,7 +25,7 @@ from fkv.engine import Engine, model_facts, profile_facts, relief
 from fkv.events import Done, Event, Frames, Notice, Sample, Settings, Start, Tick
 from fkv.findings import LANES, Classes, FrameMatrix, Lane, TokenMap
 from fkv.lane import LaneRun, out_of_memory
-from fkv.looking import Toward
+from fkv.looking import Looks, Toward
 from fkv.measuring import Measuring
 from fkv.pairs import Pairs
 from fkv.stream import seeded_noise
@@ -102,6 +102,10 @@ class Session:
     def pooled(self, layer: int, head: int, *, lane: Lane = "A", chunk: int | None = None) -> FrameMatrix:
         """All attention of such a head by frames, in `chunk` (None: the newest kept); from any thread. Raises ValueError with the cure."""
         return self._measuring.looks.pooled(layer, head, lane=lane, chunk=chunk)
+
+    def still(self) -> Looks | None:
+        """What lane A's heads on show and pinned look at in the newest measured chunk, held apart from the run; None before it."""
+        return self._measuring.looks.still()
 
     def stop(self) -> None:
         """Ends the run at its next yield, within one chunk."""

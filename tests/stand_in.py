@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import torch
 
 from fkv.engine import profile_facts as engine_facts
 from fkv.events import (
@@ -30,7 +31,7 @@ from fkv.events import (
 )
 from fkv.findings import LANES, Classes, FrameMatrix, Heads, Lane, Maps, TokenMap
 from fkv.heads import HeadProfile
-from fkv.looking import Looks
+from fkv.looking import Looks, Shot
 from fkv.policies import label, parse
 from fkv.spec import POCKET, ModelSpec
 from fkv.text import PocketText
@@ -130,6 +131,23 @@ class StandInSession:
         now = self.settings
         there = (layer, head) in {(now.layer, now.head), *now.pinned}
         return tuple(range(max(0, self.chunk - 7), self.chunk)) if there else (), 1_400_000, 256_000_000
+
+    def still(self) -> Looks | None:
+        """Drawn queries and keys of the heads on show and pinned in lane A's newest chunk, over a window of 21 frames."""
+        if not self.chunk:
+            return None
+        geometry, now, start = self.engine.spec.geometry, self.settings, CHUNK * (self.chunk - 1)
+        frames = range(max(0, start + CHUNK - 21), start + CHUNK)
+        ids = torch.arange(frames[0] * geometry.tokens, (frames[-1] + 1) * geometry.tokens)
+        looks = Looks(geometry)
+        draw = torch.Generator().manual_seed(self.chunk)
+
+        def shot() -> Shot:
+            q, k = (4 * torch.randn(n, geometry.head_dim, generator=draw) for n in (CHUNK * geometry.tokens, len(ids)))
+            return Shot(start, q, k, ids)
+
+        looks.take(self.chunk - 1, {("A", place): shot() for place in ((now.layer, now.head), *now.pinned)})
+        return looks
 
     def pooled(self, layer: int, head: int, *, lane: Lane = "A", chunk: int | None = None) -> FrameMatrix:
         maps = self._maps(self.chunk - 1, replace(self.settings, layer=layer, head=head))
@@ -260,4 +278,5 @@ class StandInSession:
         ratio = (speed, speed - 0.1, speed + 0.1) if known else (None, None, None)
         psnr = (27.4, 12 * n) if known else (None, 0)
         kept, words = right / left if left else None, "A holds 21 frames; warm-up and re-cache chunks are left out."
-        return Verdict(chunk, *ratio, min(n, 5), 5, first, chunk, kept, left, right, *psnr, words)
+        own = (27.4 if now.rule == "profile" else 22.4) + 0.1 * (chunk % 3) if n else None
+        return Verdict(chunk, *ratio, min(n, 5), 5, first, chunk, kept, left, right, *psnr, words, own)

@@ -24,16 +24,21 @@ READY = ".lesson[data-state='ready']"
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def page_and_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, str]]:
     path = tmp_path_factory.mktemp("lesson") / "recorded.json.gz"
     path.write_bytes(gzip.compress(trace.to_json(run()).encode()))
     patch = pytest.MonkeyPatch()
     patch.setattr(learn, "RECORDED", path)
     page = build(Backend(lambda _: StandInEngine(), facts, StandInSession), examples=EXAMPLES, chunks=0)  # type: ignore[arg-type,return-value]
     _, url, _ = page.blocks.launch(server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, **page.options)
-    yield url
+    yield page, url
     page.blocks.close()
     patch.undo()
+
+
+@pytest.fixture(scope="module")
+def address(page_and_address: tuple[Any, str]) -> str:
+    return page_and_address[1]
 
 
 @pytest.fixture(scope="module")
@@ -124,12 +129,12 @@ def test_segments_are_chosen_and_a_guess_is_measured_against_the_run(visit: Call
 
 def test_a_step_sets_the_live_page_and_a_live_run_replaces_the_recorded_one(visit: Callable[..., Any]) -> None:
     page = visit()
-    assert "recorded on 2026-11-20, commit abc123" in text(page, "[data-source]")
+    assert "recorded run of 2026-11-20, commit abc123" in text(page, "[data-source]")
     page.click("#tab-live-button")
     page.uncheck("#compress input")
     start(page, 9)
     enter(page)
-    page.wait_for_function("document.querySelector('[data-source]').textContent.startsWith('your live run')")
+    page.wait_for_function("document.querySelector('[data-source]').textContent.startsWith('your run')")
     page.click(".lesson .try .button")
     page.wait_for_function("document.querySelector('#compress input').checked")
     assert page.locator("#tab-live-button").get_attribute("aria-selected") == "true"
@@ -138,9 +143,57 @@ def test_a_step_sets_the_live_page_and_a_live_run_replaces_the_recorded_one(visi
     page.click(".lesson .try .button")
     rule = "window.fkvStage.current.store.wanted.rule"
     page.wait_for_function(f"{rule} === 'random:1'")
+    page.wait_for_selector("#tab-live-button[aria-selected='true']")
+    assert "From the lesson, break it: Set." in text(page, "[data-sentence]"), "the Live tab says what was set"
     enter(page)
     page.click("[data-step='7']")
     page.wait_for_function(f"{rule} === 'profile'")
+
+
+def test_a_token_chosen_while_a_run_goes_on_is_looked_at_in_that_run(visit: Callable[..., Any], page_and_address: tuple[Any, str]) -> None:
+    house, _ = page_and_address
+    page = visit()
+    page.click("#tab-live-button")
+    start(page, 8)
+    enter(page)
+    page.click("[data-step='1']")
+    page.wait_for_function("document.querySelector('[data-source]').textContent.startsWith('your run, chunk')")
+    heads = page.evaluate(f"{LESSON}.step.data.heads.map(({{layer, head}}) => [layer, head])")
+    assert [1, 0] in heads, "the head on show is one of the two"
+    place = page.locator(".lesson .grid [data-place='13']")
+    place.click()
+    chunk = page.evaluate(f"{LESSON}.step.data.chunk")
+    page.wait_for_selector(f".lesson .film[data-map='{heads[0][0]},{heads[0][1]},{chunk},1,5']")
+    visitor = next(one for one in house.visitors.open.values() if one.held)
+    seen = visitor.held.looks.look(*heads[0], visitor.held.close.frames[-1], 1, 5)
+    shown = [float(share) for share in page.locator(".lesson .film >> nth=0").locator("span").all_inner_texts()]
+    assert shown == pytest.approx([100 * share for share in seen.share], abs=0.51), "the shares are those of the run's own head and token"
+    assert f"L{heads[0][0]} H{heads[0][1]} most at frame {seen.frames[int(np.argmax(seen.share))]}" in text(page, ".lesson .told")
+    page.click(".lesson .try .button")
+    page.wait_for_selector("#tab-live-button[aria-selected='true']")
+    now = visitor.session.settings
+    assert {(now.layer, now.head), *now.pinned} == {tuple(head) for head in heads}, "both heads are kept on the Live page"
+    page.click("#stop")
+    enter(page)
+    page.locator(".lesson .grid [data-place='2']").click()
+    page.wait_for_selector(f".lesson .film[data-map='{heads[0][0]},{heads[0][1]},{chunk},0,2']")
+
+
+def test_roles_tried_in_the_own_run_are_listed_with_their_chunks_and_judged_only_when_there_are_enough(visit: Callable[..., Any]) -> None:
+    page = visit()
+    page.click("[data-step='6']")
+    assert "Nothing is running: press Start a run" in text(page, "[data-trial]")
+    page.click(".lesson [data-rule='random:1']")
+    page.wait_for_function("document.querySelector('[data-trial]').textContent.startsWith('Set: random roles, draw 1. Nothing is running')")
+    page.get_by_role("button", name="Start a run").click()
+    row = ".lesson tbody tr:has-text('random roles, draw 1')"
+    page.wait_for_selector(f"{row}:has-text('of 8 chunks')")
+    assert "Nothing is concluded from fewer than 8 chunks a trial" in text(page, ".lesson .slot")
+    page.wait_for_selector(f"{row}:has-text('22.5 dB')")
+    page.click(".lesson [data-rule='profile']")
+    page.wait_for_selector(".lesson .slot p:has-text('lane B was further from lane A')")
+    assert page.evaluate("document.activeElement.dataset.rule") == "profile", "the focus stays where it was"
+    assert "random roles, draw 1" in text(page, ".lesson .dots.wide"), "the trials are drawn with their dots"
 
 
 def test_the_lesson_fits_a_phone_and_the_dark(visit: Callable[..., Any]) -> None:

@@ -22,12 +22,6 @@ const METRICS = {
   error: { title: "Error", grid: "errors", words: "Standard error of the score." },
 };
 
-function unpack({ shape, peak, data }) {
-  const bytes = Uint8Array.from(atob(data), (c) => c.charCodeAt(0)),
-    levels = new Uint16Array(bytes.buffer);
-  return { shape, values: Float32Array.from(levels, (level) => (level === 65535 ? NaN : (level / 65534) * peak)) };
-}
-
 class HeadStore {
   constructor(ask, changed, trouble) {
     Object.assign(this, { ask, changed, trouble });

@@ -8,7 +8,14 @@ function verdictLine(right, text = "") {
 }
 
 function revealed(lesson, ...first) {
-  return el("div", { class: "revealed" }, ...first, ...lesson.step.reveal.map((text) => el("p", {}, ...rich(text))));
+  return el("div", { class: "revealed", tabindex: "-1" }, ...first, ...lesson.step.reveal.map((text) => el("p", {}, ...rich(text))));
+}
+
+// Draws the answer's card anew; where the focus was in it, it goes on to the reveal.
+function turned(box, draw) {
+  const had = box.contains(document.activeElement);
+  draw();
+  if (had) box.querySelector(".revealed")?.focus({ preventScroll: true });
 }
 
 function revealButton(reveal) {
@@ -44,7 +51,7 @@ const ANSWERS = {
     const reveal = () => {
       if (mine.answer === undefined || mine.done) return;
       lesson.finish(`${question.options[mine.answer].right ? RIGHT : WRONG} ${lesson.step.reveal.join(" ")}`);
-      draw();
+      turned(box, draw);
     };
     draw();
     return {
@@ -96,7 +103,7 @@ const ANSWERS = {
       if (mine.done) return;
       mine.answer ??= question.start;
       lesson.finish(`Measured is ${words(question.value)}. ${lesson.step.reveal.join(" ")}`);
-      draw();
+      turned(box, draw);
     };
     draw();
     return {};
@@ -146,7 +153,7 @@ const ANSWERS = {
       if (mine.done || (mine.answer || []).length !== data.count) return;
       const hits = mine.answer.filter((place) => lesson.scene.kept(place)).length;
       lesson.finish(`You chose ${hits} of the ${data.count} the policy kept. ${lesson.step.reveal.join(" ")}`);
-      draw();
+      turned(box, draw);
     };
     lesson.scene.changed = draw;
     draw();

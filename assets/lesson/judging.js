@@ -7,7 +7,8 @@ SCENES.stable = (lesson, box) => {
   const low = Math.min(data.threshold, ...values) - 0.02,
     high = Math.max(data.threshold, ...values) + 0.02,
     at = (value) => (value - low) / (high - low);
-  let over = "prompts";
+  let over = "prompts",
+    focus = false;
   const list = el("div", { class: "dots" }),
     caption = el("p", { class: "small" }),
     seg = el("div", { class: "seg", role: "group", "aria-label": "Samples" });
@@ -28,11 +29,13 @@ SCENES.stable = (lesson, box) => {
     seg.hidden = !mine.done;
     seg.replaceChildren(
       ...[["prompts", `${data.prompts.length} prompts`], ["steps", `${data.steps} steps`]].map(([key, text]) =>
-        el("button", { type: "button", "aria-pressed": String(key === over), onclick: () => { over = key; draw(); } }, text),
+        el("button", { type: "button", "aria-pressed": String(key === over), onclick: () => { over = key; focus = true; draw(); } }, text),
       ),
     );
+    if (focus) seg.querySelector("[aria-pressed='true']").focus();
+    focus = false;
   };
-  box.replaceChildren(card("Is the class stable?", mine.done ? "" : "first prompt only", seg, list, caption));
+  box.replaceChildren(card("Scores of single heads", "square: static, ring: dynamic", seg, list, caption));
   draw();
   return { reveal: draw };
 };
@@ -41,31 +44,21 @@ SCENES.break = (lesson, box) => {
   const { data } = lesson.step,
     mine = lesson.mine();
   const gallery = el("ol", { class: "gallery" }, ...data.trials.map((trial) => el("li", {}, trial.picture ? el("img", { src: trial.picture, alt: `Last frame, ${trial.name}` }) : "", el("span", {}, trial.name))));
-  const chart = el("div", { class: "slot" });
-  const reveal = () => {
-    const rows = data.trials.filter((trial) => trial.psnr.length),
-      all = rows.flatMap((trial) => trial.psnr),
-      low = Math.floor(Math.min(...all) - 1),
-      high = Math.ceil(Math.max(...all) + 1),
-      at = (value) => (value - low) / (high - low);
-    const lines = rows.map((trial) =>
-      el("div", { class: "dotrow", role: "img", "aria-label": `${trial.name}: mean ${trial.mean} dB` },
-        el("b", {}, trial.name),
-        el("div", { class: "line" }, ...trial.psnr.map((value) => el("i", { class: "prompt", style: `--at:${at(value)}` })), el("i", { class: "mean", style: `--at:${at(trial.mean)}` })),
-        el("span", {}, `${trial.mean.toFixed(1)} dB`)),
-    );
-    const heads = ["Roles", "static heads", "attention kept", "objects found", "stored"];
-    const table = el("table", {}, el("thead", {}, el("tr", {}, ...heads.map((text) => el("th", { scope: "col" }, text)))),
-      el("tbody", {}, ...data.trials.map((trial) => el("tr", {}, el("th", { scope: "row" }, trial.name), el("td", {}, trial.static ?? "–"), el("td", {}, trial.covered), el("td", {}, trial.kept), el("td", {}, trial.stored)))));
-    chart.replaceChildren(
-      el("h3", {}, "Distance from lane A, PSNR"), el("div", { class: "dots wide" }, ...lines),
-      el("p", { class: "small" }, `Dot: one prompt, median over its pixel frames. Bar: mean of ${data.n} ${data.n === 1 ? "prompt" : "prompts"}. From ${low} to ${high} dB; further right is nearer to A.`),
-      el("div", { class: "scroll" }, table),
-    );
+  const chart = el("section", { class: "box", hidden: true });
+  const heads = ["Recorded roles", "static heads", "attention kept", "objects found", "stored"];
+  const recorded = table(heads, data.trials.map((trial) => [trial.name, trial.static ?? "–", trial.covered, trial.kept, trial.stored]));
+  const draw = () => {
+    const rows = data.trials.filter((trial) => trial.psnr.length).map(({ name, psnr, mean }) => ({ name, psnr, mean, words: `${mean.toFixed(1)} dB` }));
+    const theirs = { title: `Recorded. Dot: one prompt, median over its pixel frames. Bar: mean of ${data.n} ${data.n === 1 ? "prompt" : "prompts"}.`, kind: "", rows: mine.done ? rows : [] };
+    const yours = { title: "Your run. Dot: one chunk, median over its pixel frames. Bar: median of the chunks, once they are enough.", kind: "own", rows: trials.rows };
+    const drawn = decibels([theirs, yours]);
+    chart.hidden = !drawn.length;
+    chart.replaceChildren(el("header", {}, el("h3", {}, "Distance from lane A")), ...drawn, ...(mine.done ? [recorded] : []));
   };
-  box.replaceChildren(card("The same video, other roles", "last frame, first prompt", gallery, chart));
-  if (mine.done) reveal();
-  return { reveal };
+  const trials = new Trials(lesson, () => draw());
+  box.replaceChildren(card("The same video, other roles", "recorded; last frame, first prompt", gallery), trials.node, chart);
+  draw();
+  return { reveal: draw, tick: () => trials.tick() };
 };
 
 SCENES.buy = (lesson, box) => {

@@ -1,5 +1,7 @@
 // What is shown between the text and the question: the cache filling, token maps, a film that becomes a curve, segments to choose.
 
+const HOVER = 40; // ms a pointer rests before its token is asked for
+
 function card(title, small, ...inside) {
   return el("section", { class: "box" }, el("header", {}, el("h3", {}, title), small ? el("span", { class: "small" }, small) : ""), ...inside);
 }
@@ -44,10 +46,44 @@ function film(data, images) {
   const cells = data.frames.map((frame, index) => {
     const canvas = el("canvas", { width: "128", height: "80", "aria-hidden": "true" }),
       share = el("span", {});
-    const newest = index >= data.frames.length - 3;
-    return { canvas, share, image: images[index], node: el("li", { title: `frame ${frame}${newest ? ", being drawn" : ""}` }, canvas, share) };
+    const drawn = index >= data.frames.length - data.drawn;
+    return { canvas, share, image: images[index], node: el("li", { title: `frame ${frame}${drawn ? ", being drawn" : ""}` }, canvas, share) };
   });
   return { cells, node: el("ol", { class: "film" }, ...cells.map((cell) => cell.node)) };
+}
+
+function percent(value) {
+  return value >= 0.95 ? String(Math.round(value)) : value >= 0.05 ? value.toFixed(1) : "0";
+}
+
+// Gives a token's map through each head: level [frames * tokens] in [0, 1] and share [frames] in percent. A recording has them all; of a
+// live run each token is asked for, and remembered.
+function finder(lesson) {
+  const { data } = lesson.step,
+    tokens = data.rows * data.columns,
+    size = data.frames.length * tokens;
+  if (data.heads.every((head) => head.maps)) {
+    const maps = data.heads.map((head) => bytes(head.maps));
+    return async (place) =>
+      data.heads.map((head, which) => ({
+        level: Array.from(maps[which].subarray(place * size, (place + 1) * size), (value) => value / 255),
+        share: head.share[place],
+      }));
+  }
+  const known = new Map(),
+    heads = data.heads.map(({ layer, head }) => [layer, head]);
+  return async (place) => {
+    if (known.has(place)) return known.get(place);
+    const answer = await lesson.ask("token", { chunk: data.chunk, heads, row: Math.floor(place / data.columns), column: place % data.columns });
+    if (!answer.ok) return { error: answer.error };
+    const found = answer.maps.map((map) => {
+      const values = Array.from(unpack(map.weights).values, (value) => value || 0),
+        most = Math.max(...values) || 1;
+      return { level: values.map((value) => Math.sqrt(value / most)), share: map.share.map((share) => 100 * (share || 0)) };
+    });
+    known.set(place, found);
+    return found;
+  };
 }
 
 const SCENES = {
@@ -94,31 +130,48 @@ const SCENES = {
       { rows, columns } = data,
       tokens = rows * columns,
       images = pictures(data.pictures);
-    const maps = data.heads.map((head) => bytes(head.maps)),
+    const find = finder(lesson),
       films = data.heads.map(() => film(data, images));
     const cells = Array.from({ length: tokens }, (_, place) =>
       el("button", {
-        type: "button", tabindex: "-1", "data-place": String(place),
+        type: "button", tabindex: "-1", "data-place": String(place), "aria-pressed": "false",
         "aria-label": `Token in row ${Math.floor(place / columns) + 1}, column ${(place % columns) + 1}`,
       }),
     );
     const grid = el("div", { class: "grid", role: "group", "aria-label": "Tokens of the newest frame; arrow keys move", style: `--columns:${columns}` }, ...cells);
-    const choose = (place) => {
+    const told = el("p", { class: "small told", role: "status" });
+    const name = (head) => `L${head.layer} H${head.head}`;
+    const draw = (place, found) => {
+      const most = found.map(({ share }) => share.indexOf(Math.max(...share)));
+      data.heads.forEach((head, which) => {
+        films[which].cells.forEach((cell, frame) => {
+          lit(cell.canvas, cell.image, found[which].level.slice(frame * tokens, (frame + 1) * tokens), rows, columns);
+          cell.share.textContent = percent(found[which].share[frame]);
+        });
+        films[which].node.dataset.map = [head.layer, head.head, data.chunk, Math.floor(place / columns), place % columns].join();
+      });
+      const says = data.heads.map((head, which) => `${name(head)} most at frame ${data.frames[most[which]]} (${percent(found[which].share[most[which]])} %)`);
+      told.textContent = `Row ${Math.floor(place / columns) + 1}, column ${(place % columns) + 1} looks through ${says.join(", through ")}.`;
+    };
+    const choose = async (place) => {
+      lesson.places[lesson.step.source.of] = place;
       cells.forEach((cell, index) => {
         cell.tabIndex = index === place ? 0 : -1;
         cell.classList.toggle("on", index === place);
+        cell.setAttribute("aria-pressed", String(index === place));
       });
-      data.heads.forEach((head, which) =>
-        films[which].cells.forEach((cell, frame) => {
-          const from = (place * data.frames.length + frame) * tokens;
-          lit(cell.canvas, cell.image, Array.from(maps[which].subarray(from, from + tokens), (value) => value / 255), rows, columns);
-          const share = head.share[place][frame];
-          cell.share.textContent = share >= 0.95 ? String(Math.round(share)) : share >= 0.05 ? share.toFixed(1) : "0";
-        }),
-      );
+      const found = await find(place);
+      if (lesson.places[lesson.step?.source?.of] !== place || !grid.isConnected) return;
+      if (found.error) told.textContent = found.error;
+      else draw(place, found);
     };
-    for (const kind of ["pointerover", "focusin", "click"])
-      grid.addEventListener(kind, (event) => event.target.dataset.place && choose(+event.target.dataset.place));
+    let soon = null;
+    const aim = (target, wait) => {
+      clearTimeout(soon);
+      if (target.dataset.place) soon = setTimeout(() => choose(+target.dataset.place), wait);
+    };
+    grid.addEventListener("pointerover", (event) => aim(event.target, HOVER));
+    for (const kind of ["focusin", "click"]) grid.addEventListener(kind, (event) => aim(event.target, 0));
     grid.addEventListener("keydown", (event) => {
       const by = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns }[event.key],
         to = +event.target.dataset.place + by;
@@ -127,16 +180,16 @@ const SCENES = {
       event.stopPropagation();
       if (to >= 0 && to < tokens) cells[to].focus();
     });
-    const newest = el("div", { class: "newest" }, el("img", { src: data.pictures.at(-1), alt: "The newest frame" }), grid);
+    const newest = el("div", { class: "newest" }, el("img", { src: data.pictures.at(-1), alt: `Frame ${data.frames.at(-1)}, the newest` }), grid);
     box.replaceChildren(
       el(
         "div",
         { class: "looking" },
-        card("The newest frame", `frame ${data.frames.at(-1)}`, newest, el("p", { class: "small" }, "Point at a token, or tab to the frame and use the arrow keys.")),
-        ...data.heads.map((head, which) => card(`Head L${head.layer} H${head.head}`, "where this token looks, oldest frame first", films[which].node)),
+        card("The newest frame", `frame ${data.frames.at(-1)}`, newest, el("p", { class: "small" }, "Point at a token, or tab to the frame and use the arrow keys."), told),
+        ...data.heads.map((head, which) => card(`Head ${name(head)}`, "where this token looks, oldest frame first", films[which].node)),
       ),
     );
-    choose(data.start);
+    choose(lesson.places[lesson.step.source.of] ?? data.start);
     return {};
   },
 
@@ -144,20 +197,9 @@ const SCENES = {
     const { data } = lesson.step,
       { rows, columns, head } = data,
       tokens = rows * columns,
-      frames = data.frames.length,
-      map = bytes(head.maps),
-      shown = film(data, pictures(data.pictures));
-    // Mean over the tokens of the newest frame, each token's map scaled back to a sum of 1.
-    const mean = new Float64Array(frames * tokens);
-    for (let token = 0; token < tokens; token++) {
-      const own = Array.from(map.subarray(token * frames * tokens, (token + 1) * frames * tokens), (value) => (value / 255) ** 2),
-        sum = own.reduce((a, b) => a + b, 0) || 1;
-      own.forEach((value, place) => (mean[place] += value / sum / tokens));
-    }
-    const most = Math.max(...mean);
-    shown.cells.forEach((cell, frame) =>
-      lit(cell.canvas, cell.image, Array.from(mean.subarray(frame * tokens, (frame + 1) * tokens), (value) => Math.sqrt(value / most)), rows, columns),
-    );
+      shown = film(data, pictures(data.pictures)),
+      level = Array.from(bytes(data.mean), (value) => value / 255);
+    shown.cells.forEach((cell, frame) => lit(cell.canvas, cell.image, level.slice(frame * tokens, (frame + 1) * tokens), rows, columns));
     const curve = el("div", { class: "slot" });
     box.replaceChildren(card(`Head L${head.layer} H${head.head}`, "where it looks, oldest frame first; brightness is the square root of the weight", shown.node, curve));
     const reveal = () => {

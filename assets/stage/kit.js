@@ -110,3 +110,10 @@ function choice(root, name, choose) {
   });
   return set;
 }
+
+// Numbers as the server packs them: 16 bits each, nan for what is not there.
+function unpack({ shape, peak, data }) {
+  const bytes = Uint8Array.from(atob(data), (c) => c.charCodeAt(0)),
+    levels = new Uint16Array(bytes.buffer);
+  return { shape, values: Float32Array.from(levels, (level) => (level === 65535 ? NaN : (level / 65534) * peak)) };
+}

@@ -18,10 +18,10 @@ from fkv.events import ProfileFacts, Sample, Settings
 from fkv.findings import LANES, Lane
 from fkv.looking import spelled
 from fkv.policies import parse, spelling
-from fkv.ui import profiles
+from fkv.ui import held, profiles
 from fkv.ui.run import sentence
 from fkv.ui.visitors import Visitor
-from fkv.views import heads, numbers
+from fkv.views import heads, lesson_trials, numbers
 from fkv.views.forecast import outlook
 from fkv.views.paint import Painting, predict
 from fkv.wishes import RULES, carried, check_head, profile_of, roles_of
@@ -141,6 +141,17 @@ def lookable(house: House, visitor: Visitor, given: Json) -> Json:
     return {"chunks": list(chunks), "text": f"{f'chunks {spelled(chunks)}' if chunks else 'no chunk yet'}; {sizes}"}
 
 
+def token(house: House, visitor: Visitor, given: Json) -> Json:
+    """Where one token looks through some heads, in the chunk that the lesson holds still."""
+    chunk, row, column = (whole(given, name) for name in ("chunk", "row", "column"))
+    return {"maps": [heads.token_map(held.token(visitor, chunk, layer, head, row, column)) for layer, head in _pinned(given["heads"])]}
+
+
+def trials(house: House, visitor: Visitor, given: Json) -> Json:
+    """What the run has measured under each choice of static heads."""
+    return lesson_trials.message(visitor.recording.events(), lambda policy: parse(policy).needs_roles)
+
+
 def loaded(house: House, visitor: Visitor) -> Engine:
     engine = house.shelf.ready(visitor.model) if visitor.model else None
     if engine is None:
@@ -224,4 +235,6 @@ ANSWERS: dict[str, Callable[[House, Visitor, Json], Json]] = {
     "paint": paint,
     "profile": profile,
     "profile_file": profile_file,
+    "token": token,
+    "trials": trials,
 }

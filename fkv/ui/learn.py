@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
+from fkv.ui import held
 from fkv.ui.theme import STAGE
 from fkv.views import lesson, live
 from fkv.views.trace import Trace, read
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 LESSON = STAGE.parent / "lesson"
 RECORDED = LESSON / "recorded.json.gz"
 SHEETS = ("lesson", "analysis")
-SCRIPTS = ("scenes", "cards", "judging", "answers", "lesson")
+SCRIPTS = ("scenes", "cards", "trials", "judging", "answers", "live", "lesson")
 ON_LOAD = """
 const events = ['lesson_open'];
 const begin = () => (window.fkvLesson ? window.fkvLesson.mount(element, trigger, props, watch) : setTimeout(begin, 20));
@@ -59,8 +60,10 @@ def connect(stage: gr.HTML, house: House) -> None:
     """Answers the lesson when it is opened and while a run goes on. What a step sets, its script sets by the page's own controls."""
     trace, trouble = recorded()
 
-    def opened(request: gr.Request) -> str:
-        return say(lesson.message(at_hand(house, request, trace), trouble))
+    def opened(event: gr.EventData, request: gr.Request) -> str:
+        visitor = house.visitor(request)
+        held.hold(visitor, renew=bool(getattr(event, "renew", False)))
+        return say(lesson.message(at_hand(house, request, trace), trouble, held.waiting(visitor)))
 
     stage.lesson_open(opened, None, stage, **QUIET)
 
@@ -75,7 +78,9 @@ def at_hand(house: House, request: gr.Request, trace: Trace | None) -> list[Trac
         own = live.profiled(*house.backend.facts(engine), samples, steps, recipe or {})
     pairs = visitor.recording.pairs()
     labels = {"A": pairs[-1][1].label, "B": pairs[-1][2].label} if pairs else {}
-    return [one for one in (live.live(visitor.recording.events(), labels), own, trace) if one is not None]
+    recording = visitor.recording
+    mine = live.live(recording.events(), labels, recording.pictures(), held.close(visitor))
+    return [one for one in (mine, own, trace) if one is not None]
 
 
 def say(message: Mapping[str, Any]) -> str:

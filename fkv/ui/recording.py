@@ -12,21 +12,24 @@ from typing import Any
 
 import numpy as np
 
-from fkv.events import Event, Frames, Notice, Residency, Sample, Start, Verdict
-from fkv.findings import LANES, Heads, Lane
+from fkv.events import Event, Frames, ModelFacts, Notice, Residency, Sample, Start, Verdict
+from fkv.findings import LANES, Classes, Heads, Lane
 from fkv.views import split
+from fkv.views.atlas import picture
 from fkv.views.paint import Latest
 
 CHUNKS, MEASUREMENTS = 60, 4000
+Measured = Sample | Verdict | Notice | Classes
 
 
 @dataclass(frozen=True)
 class Clip:
-    """One lane's chunk as it was sent: `count` frames in a JPEG atlas."""
+    """One lane's chunk as it was sent: `count` pixel frames in a JPEG atlas, the first of them of latent frame `latent`."""
 
     jpeg: bytes
     count: int
     label: str
+    latent: int
 
 
 class Recording:
@@ -44,6 +47,7 @@ class Recording:
         self.latest = Latest()
         self.heads: dict[int, Heads] = {}
         self.held: Residency | None = None
+        self.stills: dict[int, str] = {}
 
     def take(self, event: Event) -> None:
         """Keeps what a download needs of an event."""
@@ -51,13 +55,13 @@ class Recording:
             if isinstance(event, Start):
                 self.start = event
             elif isinstance(event, Frames) and event.jpeg is not None:
-                self.clips.setdefault(event.chunk, {})[event.lane] = Clip(event.jpeg, len(event.pixels), event.label)
+                self.clips.setdefault(event.chunk, {})[event.lane] = Clip(event.jpeg, len(event.pixels), event.label, event.latent_start)
                 for old in [chunk for chunk in self.clips if chunk <= event.chunk - self.most]:
                     del self.clips[old]
             elif isinstance(event, Heads):
                 self.latest.take(event)
                 self.heads |= dict.fromkeys(event.layers, event)
-            elif isinstance(event, (Sample, Verdict, Notice)):
+            elif isinstance(event, Measured):
                 self.dropped += len(self.measured) == self.measured.maxlen
                 self.measured.append(event)
             elif isinstance(event, Residency) and event.similarity:
@@ -75,6 +79,22 @@ class Recording:
         with self.lock:
             return [(chunk, lanes["A"], lanes["B"]) for chunk, lanes in sorted(self.clips.items()) if len(lanes) == len(LANES)]
 
+    def pictures(self) -> dict[int, str]:
+        """The middle pixel frame of every latent frame of lane A that is kept, as data URIs by the frame's number."""
+        with self.lock:
+            start, clips = self.start, [lanes["A"] for _, lanes in sorted(self.clips.items()) if "A" in lanes]
+        if start is None or not clips:
+            return {}
+        known, found = self.stills, {}
+        for clip in clips:
+            places = middles(clip, start.model)
+            if not places.keys() <= known.keys():
+                shots = split(clip.jpeg, clip.count)
+                known = known | {frame: picture(shots[place]) for frame, place in places.items()}
+            found |= {frame: known[frame] for frame in places}
+        self.stills = found
+        return found
+
     def frames(self) -> Iterator[tuple[np.ndarray, np.ndarray, str, str]]:
         """Pixel frames of both lanes, uint8 [H, W, 3], with their labels, chunk by chunk."""
         for _, left, right in self.pairs():
@@ -87,7 +107,7 @@ class Recording:
             start, events, dropped = self.start, list(self.measured), self.dropped
         if start is None:
             raise ValueError("nothing was generated yet; press Start first")
-        kinds: dict[str, list[Any]] = {"sample": [], "verdict": [], "notice": []}
+        kinds: dict[str, list[Any]] = {"sample": [], "verdict": [], "notice": [], "classes": []}
         for event in events:
             entry = _plain(event)
             if isinstance(event, Sample):
@@ -95,8 +115,18 @@ class Recording:
             kinds[type(event).__name__.lower()].append(entry)
         note = "Chunks and frames count from 0. Times in ms, sizes in bytes, shares in [0, 1]; FPS count pixel frames. null: not measured."
         head = {"about": note, "older_measurements_left_out": dropped, "start": _plain(start)}
-        body = {"samples": kinds["sample"], "verdicts": kinds["verdict"], "changes": kinds["notice"]}
+        body = {"samples": kinds["sample"], "verdicts": kinds["verdict"], "changes": kinds["notice"], "classes": kinds["classes"]}
         return json.dumps(head | body, indent=1, allow_nan=False)
+
+
+def middles(clip: Clip, model: ModelFacts) -> dict[int, int]:
+    """The latent frames of a clip, each with the place of its middle pixel frame."""
+    found, at, frame = {}, 0, clip.latent
+    while at < clip.count:
+        span = model.pixel_frames if frame else model.first_frames
+        found[frame] = min(at + span // 2, clip.count - 1)
+        at, frame = at + span, frame + 1
+    return found
 
 
 def _plain(value: Any) -> Any:

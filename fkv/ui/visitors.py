@@ -16,6 +16,7 @@ from fkv.ui.recording import Recording
 if TYPE_CHECKING:
     from fkv.heads import HeadProfile
     from fkv.session import Session
+    from fkv.ui.held import Held
 
 DOUBLE_CLICK = 0.7  # seconds
 QUESTIONS = 30  # a page may ask that many at once, and as many a second
@@ -42,7 +43,7 @@ class Allowance:
 @dataclass
 class Visitor:
     """One page's state: its model, what it has chosen about heads (settings by name) and the head profile it brought last, its running
-    session if any, the one that ran last, and what that session produced.
+    session if any, the one that ran last, what that session produced, and the chunk of it that the lesson holds still.
     """
 
     key: str
@@ -50,6 +51,7 @@ class Visitor:
     session: Session | None = None
     last: Session | None = None
     brought: HeadProfile | None = None
+    held: Held | None = None
     paused: bool = False
     model: str = ""
     wishes: dict[str, Any] = field(default_factory=dict)
@@ -77,7 +79,7 @@ class Visitor:
         with self.lock:
             if self.gone or run != self.run:
                 return False
-            self.session, self.recording, self.last = session, recording, None
+            self.session, self.recording, self.held, self.last = session, recording, None, None
             return True
 
     def end(self, session: Session | None) -> None:

@@ -1,7 +1,8 @@
-"""One JPEG atlas per lane and chunk: the frames of a chunk in a grid of four columns, left to right, top to bottom."""
+"""One JPEG atlas per lane and chunk: the frames of a chunk in a grid of four columns, left to right, top to bottom; and small pictures."""
 
 from __future__ import annotations
 
+import base64
 from io import BytesIO
 
 import numpy as np
@@ -9,6 +10,7 @@ from PIL import Image
 
 COLUMNS = 4
 QUALITY = 90
+SMALL, SMALL_QUALITY = 128, 80
 
 
 def encode(frames: np.ndarray, quality: int = QUALITY) -> bytes:
@@ -34,3 +36,13 @@ def split(jpeg: bytes, n: int) -> np.ndarray:
     height, width = sheet.shape[0] // rows, sheet.shape[1] // COLUMNS
     cells = sheet.reshape(rows, height, COLUMNS, width, 3).swapaxes(1, 2)
     return cells.reshape(rows * COLUMNS, height, width, 3)[:n]
+
+
+def picture(pixels: np.ndarray) -> str:
+    """A JPEG of one uint8 RGB frame [H, W, 3] as a data URI, at most `SMALL` pixels wide."""
+    image = Image.fromarray(pixels)
+    if image.width > SMALL:
+        image = image.resize((SMALL, round(image.height * SMALL / image.width)), Image.Resampling.LANCZOS)
+    out = BytesIO()
+    image.save(out, "JPEG", quality=SMALL_QUALITY)
+    return "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode("ascii")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from fkv.views.trace import Classes, Holding, Made
+from fkv.views.trace import Atlas, Classes, Holding, Made
 
 PUBLISHED = 0.8
 FEWEST = 0.2  # share of heads a class must have for a threshold to tell something
@@ -19,10 +20,19 @@ def scores(share: np.ndarray, last: int, skip: int = 1) -> np.ndarray:
     return np.nansum(share[..., -last:], axis=-1) / np.nansum(share[..., skip:], axis=-1)
 
 
-def reach(share: np.ndarray) -> np.ndarray:
-    """How many frames back attention [..., frames] looks, on average; 0 is the newest frame."""
-    age = np.arange(share.shape[-1])[::-1]
+def reach(share: np.ndarray, frames: Sequence[int]) -> np.ndarray:
+    """How many frames back attention [..., frames] looks, on average; 0 is the newest of the `frames`, ascending numbers."""
+    age = frames[-1] - np.asarray(frames)
     return np.nansum(share * age, axis=-1) / np.nansum(share, axis=-1)
+
+
+def mean_map(atlas: Atlas) -> np.ndarray:
+    """Mean [frames, tokens] over the tokens' maps, each scaled to a sum of 1."""
+    if atlas.mean is not None:
+        return atlas.mean
+    tokens, frames = atlas.share.shape
+    maps = (np.frombuffer(base64.b64decode(atlas.maps), np.uint8).reshape(tokens, frames * tokens) / 255.0) ** 2
+    return (maps / np.maximum(maps.sum(axis=1, keepdims=True), 1e-12)).mean(axis=0).reshape(frames, tokens)
 
 
 @dataclass(frozen=True)

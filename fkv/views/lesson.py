@@ -24,14 +24,18 @@ STEPS: tuple[tuple[str, str, Maker], ...] = (
     ("break", "Break it", lesson_judging.broken),
     ("buy", "What did it buy?", lesson_judging.buy),
 )
+CLOSE = ("token", "curve")  # the steps that look at one chunk from close by
 NOTHING = "There is no recorded run here. Press Start on the Live tab and come back after a dozen chunks: the lesson then uses your run."
 PARTLY = "This step needs a recorded run or more chunks than yours has made. Press Start on the Live tab and let it run a little longer."
 UNREADABLE = "The recorded run cannot be read: {}. Press Start on the Live tab; the lesson then uses your run."
 
 
-def message(sources: Sequence[Trace], trouble: str = "") -> Json:
-    """Everything the page needs, from the first of `sources` that has it. `trouble` says why there is no recording, where a file was."""
+def message(sources: Sequence[Trace], trouble: str = "", waiting: Json | None = None) -> Json:
+    """Everything the page needs, from the first of `sources` that has it. `trouble` says why there is no recording, where a file was;
+    `waiting` what the visitor's run needs before single tokens can be asked for in it."""
     steps = [step(number, *made, sources) for number, made in enumerate(STEPS, start=1)]
+    for one in steps:
+        one["waiting"] = waiting if one["key"] in CLOSE else None
     note = UNREADABLE.format(trouble.rstrip(".")) if trouble else NOTHING
     return {"type": "lesson", "missing": "" if sources else note, "steps": steps}
 
@@ -42,5 +46,5 @@ def step(number: int, key: str, title: str, make: Maker, sources: Sequence[Trace
     for trace in sources:
         found = make(trace)
         if found is not None:
-            return head | found.to_json() | {"source": source_of(trace), "missing": ""}
+            return head | found.to_json() | {"source": source_of(trace, found), "missing": ""}
     return head | {"missing": PARTLY if sources else NOTHING}

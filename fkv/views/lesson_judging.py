@@ -8,7 +8,7 @@ from fkv.views import evidence, numbers
 from fkv.views.lesson_step import Json, Live, Step, choice, guess
 from fkv.views.trace import Look, Stability, Trace, Trial
 
-DOTS = 8
+DOTS, FIRM = 8, 0.95
 ENOUGH, SPAN = 5, 24  # paired chunks a ratio needs, chunks drawn at most
 NAMES = {"full": "A, keeps everything", "profile": "roles as measured", "inverted": "roles exchanged", "all-static": "all static",
          "all-dynamic": "all dynamic"}  # fmt: skip
@@ -31,13 +31,14 @@ def stable(trace: Trace) -> Step | None:
         f"Over the {steps.n} denoise steps {percent(steps.always)} % keep one class, and two steps agree on {percent(steps.pairs)} %.",
     ]
     claim = "Forcing-KV finds the classes once, before any video is made. That needs them to be a property of the head, not of the clip. "
-    if min(prompts.pairs, steps.pairs) >= 0.95:
-        reveal.append(claim + "**Here it holds**: both agreements are 95 % or more.")
-    elif max(prompts.pairs, steps.pairs) < 0.95:
-        reveal.append(claim + "**Here it holds only in part**, over prompts and over steps: both agreements are below 95 %.")
+    line = f"This lesson draws the line where two of them agree on {percent(FIRM)} % of the heads"
+    if min(prompts.pairs, steps.pairs) >= FIRM:
+        reveal.append(f"{claim}{line}. **Here it holds**: both agreements reach it.")
+    elif max(prompts.pairs, steps.pairs) < FIRM:
+        reveal.append(f"{claim}{line}. **Here it holds only in part**: neither prompts nor steps reach it.")
     else:
-        weak, strong = ("steps", "prompts") if prompts.pairs >= 0.95 else ("prompts", "steps")
-        reveal.append(claim + f"**Here it holds over {strong}, but not over {weak}**, where the agreement is below 95 %.")
+        weak, strong = ("steps", "prompts") if prompts.pairs >= FIRM else ("prompts", "steps")
+        reveal.append(f"{claim}{line}. **Here it holds over {strong}, but not over {weak}**.")
     data: Json = {"threshold": cut.threshold, "rows": dots(seen, cut.threshold), "prompts": list(seen.prompts), "steps": len(seen.steps)}
     nearest = f"The {len(data['rows'])} heads nearest to the threshold {cut.threshold:.2f}. One mark is one"
     data["captions"] = {
@@ -45,23 +46,32 @@ def stable(trace: Trace) -> Step | None:
         "steps": f"{nearest} denoise step: all queries, mean over {numbers.count(prompts.n, 'prompt')}.",
     }
     text = [
-        f"So far one clip. Below, a head's score is one mark **per prompt**; you see the first prompt, {prompts.n - 1} more are hidden. "
-        "Would a class found on this clip still be right on another?",
+        f"So far one clip. Below, a head's score is one mark **per prompt**; you see the first prompt, {prompts.n - 1} more "
+        f"{'is' if prompts.n == 2 else 'are'} hidden. Would a class found on this clip still be right on another?",
     ]
     question = guess(
         f"How many of the {prompts.heads} heads keep one class on "
         f"{both}?", 100 * prompts.always, low=0, high=100, step=5, unit="%", near=10,
         start=50,
     )  # fmt: skip
-    live = Live("Try another prompt on Live", "Change the prompt while it runs and watch the head map.", {})
+    layer, head = nearest_heads(seen, cut.threshold)[0]
+    live = Live(
+        "Try another prompt on Live", f"Puts L{layer} H{head}, the head nearest to the threshold, on show and takes another prompt.",
+        {"heads": [[layer, head]], "prompt": "next"},
+    )  # fmt: skip
     return Step(text, question, data, reveal, live)
+
+
+def nearest_heads(seen: Stability, threshold: float) -> list[tuple[int, int]]:
+    """All heads, the nearest to the threshold first."""
+    mean = seen.samples.mean(axis=0)
+    return sorted(np.ndindex(*mean.shape), key=lambda place: abs(float(mean[place]) - threshold))
 
 
 def dots(seen: Stability, threshold: float) -> list[Json]:
     """The heads nearest to the threshold, with every sample and how many of them lie on the rarer side."""
-    mean = seen.samples.mean(axis=0)
-    places = sorted(np.ndindex(*mean.shape), key=lambda place: abs(float(mean[place]) - threshold))[:DOTS]
-    rows = []
+    mean, rows = seen.samples.mean(axis=0), []
+    places = nearest_heads(seen, threshold)[:DOTS]
     for layer, head in sorted(places, key=lambda place: float(mean[place])):
         sides: Json = {}
         for name, table in (("prompts", seen.samples), ("steps", seen.steps)):
@@ -99,9 +109,9 @@ def forget(trace: Trace) -> Step | None:
         f"Kept are the {count} of {len(kept)} {side}: mean similarity {low:.2f} against {high:.2f} of those it forgot; the cut is at "
         f"{similar['cut']:.2f}. "
         + (
-            "The idea: what hardly changes can be read off a newer frame, what changes cannot."
+            "That is the idea of Forcing-KV: what hardly changes can be read off a newer frame, what changes cannot."
             if low < high
-            else "That is not the idea of the method, which keeps what changes most."
+            else "That is **not** the idea of Forcing-KV, which keeps what changes most."
         ),
     ]
     trial = next((one for one in trace.trials if one.name == "profile" and one.holds), None)
@@ -110,24 +120,30 @@ def forget(trace: Trace) -> Step | None:
         percent = numbers.percent
         if "static" in by and "dynamic" in by:
             a, b = by["static"], by["dynamic"]
-            more = "The static heads lose less, as the method intends" if a > b else "Here the static heads do **not** lose less"
+            more = "The static heads lose less, as Forcing-KV intends" if a > b else "Here the static heads do **not** lose less"
             reveal.append(
-                f"With these roles static heads still reach **{percent(a)} %** of what they look at in lane A, dynamic heads "
+                f"With the roles as measured, static heads still reach **{percent(a)} %** of what they look at in lane A, dynamic heads "
                 f"**{percent(b)} %**. {more}. Lost attention is not yet a lost picture: that is the next step."
             )
     data: Json = {"residency": held, "count": count, "pictures": {}}
     if look is not None and look.pictures:
         data["pictures"] = {str(frame): shot for frame, shot in zip(look.frames, look.pictures) if frame in similar["frames"]}
+    holds = "; ".join(f"{kind['name']} heads keep {kind['text']}" for kind in held["kept"])
     text = [
-        "Lane B has room for little. Every head keeps the first frame (S) and the newest (L). Dynamic heads may keep a few "
-        "**segments** more, "
-        "horizontal bands of a frame (D).",
-        f"Each bar is one segment of a frame that is about to be forgotten: how similar its keys are to the same place one frame "
-        f"later. **Choose "
-        f"the {count} you would keep.**",
+        f"Lane B has room for little. Beside chunk {held['chunk'] + 1}, in layer {held['layer']}: {holds}. A **segment** is a horizontal "
+        "band of a frame.",
+        "Each bar is one segment of a frame that is about to be forgotten: how similar its keys are to the same place one frame later. "
+        f"**Choose the {count} you would keep.**",
     ]
-    live = Live("Watch it on Live", "Switches compression on; the residency is below the film.", {"compress": True})
-    return Step(text, {"kind": "pick", "prompt": f"Which {count} of these {len(kept)} segments are worth keeping?"}, data, reveal, live)
+    says = f"Gives lane B a policy with segments and puts layer {held['layer']} on show: its cache is below the film."
+    live = Live("Watch it on Live", says, {"compress": True, "policy": policy_of(trace), "heads": [[held["layer"], 0]]})
+    question = {"kind": "pick", "prompt": f"Which {count} of these {len(kept)} segments are worth keeping?"}
+    return Step(text, question, data, reveal, live, held["chunk"])
+
+
+def policy_of(trace: Trace) -> str:
+    """Lane B's policy as it is written."""
+    return trace.lanes["B"].policy if "B" in trace.lanes else "forcing-kv"
 
 
 def name_of(trial: Trial) -> str:
@@ -158,28 +174,29 @@ def broken(trace: Trace) -> Step | None:
             f"So on this model, and on {n} prompts, the measured roles are **worse** than chance: the score does not choose well here."
         )
     reveal.append(objects(by["full"], profile, drawn) if "full" in by else "")
-    reveal.append("PSNR here is distance from lane A, not quality: another picture may be as good.")
+    reveal.append(
+        "PSNR here is distance from lane A, not quality: once two runs have parted it says that they differ, not which is better."
+    )
     options = [
         ("Clearly further from A", answer == "further", ""),
-        ("About as far from A", answer == "same", ""),
+        ("About as far from A: no difference can be told", answer == "same", ""),
         ("Nearer to A", answer == "nearer", ""),
     ]
-    first = drawn[0].name
     text = [
         "Attention is where a head looks, not proof that the look matters. The proof is to take it away. Here lane B ran with other roles: "
-        "exchanged, random ones with **as many static heads in every layer**, all static, all dynamic. Same prompts, same noise.",
-        "The pictures are each run's last frame on the first prompt. The random roles are the control: if they do as well, the choice "
-        "of heads "
-        "does not matter.",
+        f"{', '.join(name_of(trial) for trial in trace.trials if trial.name not in ('full', 'profile'))}. Random roles have "
+        "**as many static heads in every layer** as the measured ones. Same prompts, same noise.",
+        "The pictures are each run's last frame on the first prompt. The random roles are the control: if they do as well, the choice of "
+        "heads does not matter. Below you can try the same in your own run.",
     ]
     live = Live(
-        "Break it live", f"Gives lane B {name_of(drawn[0])} at the next chunk; watch the PSNR. Leaving this step gives the roles back.",
-        {"compress": True, "rule": first}, {"rule": "profile"},
+        "Break it live", f"Gives lane B {name_of(drawn[0])} at the next chunk; watch the PSNR. Leaving this step gives your choice back.",
+        {"compress": True, "policy": policy_of(trace), "rule": drawn[0].name},
     )  # fmt: skip
     question = choice("Random roles of the same number: where will lane B's picture be?", options)
-    return Step(
-        text, question, {"trials": [shown(trace, trial) for trial in trace.trials], "n": n}, [line for line in reveal if line], live
-    )
+    rules = [[trial.name, name_of(trial)] for trial in trace.trials if trial.name != "full"]
+    data: Json = {"trials": [shown(trace, trial) for trial in trace.trials], "n": n, "rules": rules, "policy": policy_of(trace)}
+    return Step(text, question, data, [line for line in reveal if line], live)
 
 
 def verdict(gap: evidence.Difference, other: str) -> str:
@@ -250,15 +267,15 @@ def buy(trace: Trace) -> Step | None:
         reveal.append(
             f"Why not more? A chunk of lane A took {ms(quick)} ms with {numbers.count(short, 'past frame')} and {ms(slow)} ms with {long}: "
             + (
-                f"history costs {percent(saved)} % of it, and a cache policy can save no more than that."
+                f"looking back on the others costs {percent(saved)} % of it. That is about all a policy that keeps {short} could save."
                 if saved > 0
-                else "on this machine history cost no measurable time, so there was none to save."
+                else "on this machine looking back on more of them cost no measurable time, so there was none to save."
             )
         )
     if trace.psnr:
         off = float(np.median(trace.psnr))
         reveal.append(f"And the price: lane B's picture is {min(off, 99):.1f} dB PSNR from lane A's (median of {len(trace.psnr)} chunks).")
-    reveal.append("Attention is routing, not proof of cause: **step 7 is the evidence, step 2 was the hint.**")
+    reveal.append("Attention says where a head looks, not what follows from it: **step 7 is the evidence, step 2 was the hint.**")
     series = {
         lane: {
             "label": one.label, "ms": [round(row.ms, 1) for row in one.made[-SPAN:]], "stored": [row.stored for row in one.made[-SPAN:]],
@@ -269,8 +286,8 @@ def buy(trace: Trace) -> Step | None:
     text = [
         f"At chunk {a[-1].chunk + 1} lane A stores {numbers.size_text(a[-1].stored)} and lane B {numbers.size_text(b[-1].stored)}: "
         f"**{percent(kept)} "
-        "%** of it. Both lanes ran on the same device, chunk by chunk in turn.",
+        "%** of it. Both lanes ran on the same device, chunk by chunk in turn. What is that worth in time?",
     ]
     question = guess("How many times faster is lane B, end to end?", fast.median, low=0.5, high=6, step=0.1, unit="×", near=0.2, start=1)
-    live = Live("Open the charts on Live", "Speed, memory and time per chunk, of your own run.", {"compress": True})
+    live = Live("Open the charts on Live", "Switches compression on: speed, memory and time per chunk of your own run.", {"compress": True})
     return Step(text, question, {"lanes": series}, reveal, live)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+
 import numpy as np
 
 from fkv.views import evidence, numbers
 from fkv.views.lesson_step import Json, Live, Step, choice, guess
-from fkv.views.trace import Atlas, Look, Model, Trace
+from fkv.views.trace import Atlas, Close, Look, Model, Trace
 
 SHOWN, SPAN = 4, 24  # chunks drawn before the first question, and at most
 CARDS = 6
@@ -55,7 +57,7 @@ def chunks(trace: Trace) -> Step | None:
         "their pixels but at their keys and values, kept in the **cache**.",
         f"Draw the first {SHOWN} chunks and watch what lane A's cache stores while each of them is drawn.",
     ]
-    live = Live("Watch it on Live", "Switches compression on; then press Start.", {"compress": True})
+    live = Live("Watch it on Live", "Switches compression on: the memory chart shows both lanes.", {"compress": True})
     return Step(text, choice(f"What will lane A's cache hold at chunk {last.chunk + 1}?", options), data, reveal, live)
 
 
@@ -73,93 +75,114 @@ def cost(model: Model, per_frame: float) -> str:
     return f"{said}, {same} {parts}."
 
 
-def pictured(look: Look) -> Json:
-    """The frames of the close look, with their pictures."""
-    return {"frames": list(look.frames), "pictures": list(look.pictures), "chunk": look.chunk}
+def pictured(close: Close, model: Model) -> Json:
+    """The frames of the close look with their pictures, and how many of the newest are being drawn."""
+    return {"frames": list(close.frames), "pictures": list(close.pictures), "chunk": close.chunk, "drawn": model.chunk}
+
+
+def marked(close: Close) -> str:
+    return ",".join([str(close.chunk), *(f"{atlas.layer}.{atlas.head}" for atlas in close.atlases)])
+
+
+def age(close: Close, atlas: Atlas) -> np.ndarray:
+    """How many frames back each token looks on average, [tokens]."""
+    return evidence.reach(atlas.share, close.frames)
+
+
+def two(close: Close) -> list[Atlas]:
+    """The first head, and the one that differs most from it in how far back it looks; in their order in the model."""
+    first, *others = close.atlases
+    mean = float(age(close, first).mean())
+    second = max(others, key=lambda one: abs(float(age(close, one).mean()) - mean))
+    return sorted((first, second), key=lambda atlas: (atlas.layer, atlas.head))
 
 
 def token(trace: Trace) -> Step | None:
     """Two heads, one token."""
-    look, model = trace.look, trace.model
-    if look is None or len(trace.atlases) < 2 or not look.pictures:
+    close, model = trace.close, trace.model
+    if close is None:
         return None
-    pair = sorted(trace.atlases[:2], key=lambda atlas: (atlas.layer, atlas.head))
-    back = [float(evidence.reach(atlas.share).mean()) for atlas in pair]
-    last = model.chunk + 1
+    pair, last = two(close), model.chunk + 1
+    back = [float(age(close, atlas).mean()) for atlas in pair]
     near = [float(np.nansum(atlas.share[:, -last:], axis=1).mean()) for atlas in pair]
     far = 2 if abs(back[0] - back[1]) < 1 else int(back[1] > back[0])
-    facts = [
-        f"L{atlas.layer} H{atlas.head} looks {numbers.plain(age)} frames back on average and puts {numbers.percent(new)} % of its "
-        f"attention "
-        f"on the newest {last} frames"
-        for atlas, age, new in zip(pair, back, near)
-    ]
     names = [f"L{atlas.layer} H{atlas.head}" for atlas in pair]
-    texts = [*names, "Both about equally far"]
-    why = "; ".join(facts) + "."
+    facts = [
+        f"{name} looks {numbers.plain(frames)} frames back on average and puts {numbers.percent(new)} % of its attention on the newest "
+        f"{last} frames"
+        for name, frames, new in zip(names, back, near)
+    ]
+    every = f"Mean over all {model.rows * model.columns} tokens of frame {close.frames[-1]}: {'; '.join(facts)}."
     verdict = (
-        f"Over all {model.rows * model.columns} tokens of the frame the two differ by less than one frame: on this run they do **not** "
-        f"look at "
-        "different things in time."
+        "The two differ by less than one frame: in this chunk they do **not** look at different things in time."
         if far == 2
-        else f"**{names[far]}** looks further back: the two heads, in one network and at the same moment, do different work."
+        else f"**{names[far]}** looks further back: two heads of one network, at the same moment, look at different times."
     )
-    start = int(np.argmax(np.abs(evidence.reach(pair[0].share) - evidence.reach(pair[1].share))))
+    start = int(np.argmax(np.abs(age(close, pair[0]) - age(close, pair[1]))))
     heads = [head_of(atlas) for atlas in pair]
-    data = pictured(look) | {"heads": heads, "rows": model.rows, "columns": model.columns, "start": start}
+    data = pictured(close, model) | {"heads": heads, "rows": model.rows, "columns": model.columns, "start": start}
     text = [
-        f"Attention works on **tokens**: this frame is cut into {model.rows} × {model.columns} of them. Point at one (or walk with the "
-        f"arrow "
-        "keys) and see where two heads look from there, over every frame the cache holds. Bright is where a head looks.",
+        f"Attention works on **tokens**: a frame is cut into {model.rows} × {model.columns} of them. Point at one (or walk with the arrow "
+        f"keys) and see where two heads look from there, over the {len(close.frames)} frames they can see. Bright is where a head looks.",
         "The number under a frame is the share of that token's attention, in percent. Both heads read the same frames.",
     ]
+    shown = sorted(range(2), key=lambda place: -back[place])
     live = Live(
-        "Pin it on Live",
-        f"Selects {names[far % 2]}: the film below the head map shows it.",
-        {"layer": pair[far % 2].layer, "head": pair[far % 2].head},
-    )
-    options = [(text, number == far, "") for number, text in enumerate(texts)]
-    return Step(text, choice("Which head looks further back?", options), data, [why, verdict], live)
+        "See both on Live", f"Puts {names[shown[0]]} on show and pins {names[shown[1]]}: the film shows the one on show.",
+        {"heads": [[pair[place].layer, pair[place].head] for place in shown]},
+    )  # fmt: skip
+    options = [(words, number == far, "") for number, words in enumerate([*names, "Both about equally far"])]
+    question = choice("Which head looks further back, over all tokens of this frame?", options)
+    return Step(text, question, data, [every, verdict], live, close.chunk, marked(close))
 
 
 def head_of(atlas: Atlas) -> Json:
-    share = np.nan_to_num(100 * atlas.share)
-    return {"layer": atlas.layer, "head": atlas.head, "share": np.round(share, 1).tolist(), "maps": atlas.maps}
+    """A head with its maps and shares in percent, both empty where each token is asked for by itself."""
+    share = np.round(np.nan_to_num(100 * atlas.share), 1).tolist() if atlas.maps else []
+    return {"layer": atlas.layer, "head": atlas.head, "share": share, "maps": atlas.maps}
 
 
 def curve(trace: Trace) -> Step | None:
     """Token maps, summed per frame and averaged over tokens, are a curve; a part of the curve is the score."""
-    look, model = trace.look, trace.model
-    if look is None or not trace.atlases or not look.pictures:
+    close, model, percent = trace.close, trace.model, numbers.percent
+    if close is None:
         return None
-    atlas = max(trace.atlases, key=lambda one: float(evidence.reach(one.share).mean()))
+    place = max(range(len(close.atlases)), key=lambda one: float(age(close, close.atlases[one]).mean()))
+    atlas, name = close.atlases[place], f"L{close.atlases[place].layer} H{close.atlases[place].head}"
     bars = np.nan_to_num(atlas.share).mean(axis=0)
     last, count = model.chunk + 1, model.rows * model.columns
-    near, first = float(bars[-last:].sum()), float(bars[0])
-    score = float(evidence.scores(bars, last))
-    whole = float(evidence.scores(look.share[atlas.layer, atlas.head], last))
-    even = last / len(bars)
-    rests = int((look.share[..., 0] > 1 / len(bars)).sum())
-    percent = numbers.percent
+    near, score, whole = float(bars[-last:].sum()), evidence.scores(bars, last), evidence.scores(close.whole[place], last)
     reveal = [
-        f"Summed per frame and averaged over {count} tokens, {len(bars)} maps become {len(bars)} numbers. **{percent(near)} %** falls "
-        f"on the "
-        f"newest {last} frames; if the head looked everywhere alike it would be {percent(even)} %.",
-        f"The oldest frame alone gets {percent(first)} % and is left out of the score ({rests} of {look.share[..., 0].size} heads give it "
-        f"more than an even share). Of the rest, the newest {last} are the **head score: {score:.2f}**; over {look.queries} it is "
-        f"{whole:.2f}.",
+        f"Summed per frame and averaged over {count} tokens, {len(bars)} maps become {len(bars)} numbers. **{percent(near)} %** falls on "
+        f"the newest {last} frames; if the head looked everywhere alike it would be {percent(last / len(bars))} %.",
+        f"The oldest frame alone gets {percent(float(bars[0]))} % and is left out of the score. Of the rest, the newest {last} are the "
+        f"**head score: {score:.2f}**; over all {numbers.count(model.chunk, 'frame')} of the chunk being drawn it is {whole:.2f}.",
     ]
-    data = pictured(look) | {"head": head_of(atlas), "rows": model.rows, "columns": model.columns}
-    data |= {"bars": [round(100 * float(bar), 2) for bar in bars], "last": last}
+    if trace.look is not None:
+        reveal.append(resting(trace.look))
+    mean = evidence.mean_map(atlas)
+    light = np.round(255 * np.sqrt(mean / max(float(mean.max()), 1e-12))).astype(np.uint8)
+    data = pictured(close, model) | {"head": {"layer": atlas.layer, "head": atlas.head}, "rows": model.rows, "columns": model.columns}
+    data |= {"mean": base64.b64encode(light.tobytes()).decode("ascii"), "bars": [round(100 * float(bar), 2) for bar in bars], "last": last}
     text = [
-        f"Head **L{atlas.layer} H{atlas.head}**. Each picture shows where the tokens of the newest frame look in that frame, all "
-        f"{count} of "
-        f"them together. A map says where; to say **when**, forget the place: add up each frame.",
+        f"Head **{name}**. Each picture shows where the tokens of the newest frame look in that frame, all {count} of them together. A map "
+        "says where; to say **when**, forget the place: add up each frame.",
     ]
     prompt = f"How much of this head's attention falls on the newest {last} of {len(bars)} frames?"
     question = guess(prompt, 100 * near, low=0, high=100, step=5, unit="%", near=10, start=50)
-    live = Live("Pin it on Live", f"Selects L{atlas.layer} H{atlas.head}.", {"layer": atlas.layer, "head": atlas.head})
-    return Step(text, question, data, reveal, live)
+    others = [[one.layer, one.head] for one in close.atlases if one is not atlas]
+    live = Live("See it on Live", f"Puts {name} on show: the film below the head map shows its shares, chunk by chunk.",
+                {"heads": [[atlas.layer, atlas.head], *others]})  # fmt: skip
+    return Step(text, question, data, reveal, live, close.chunk, marked(close))
+
+
+def resting(look: Look) -> str:
+    """How many heads rest on the oldest frame, which is why the score leaves it out."""
+    found = int((look.share[..., 0] > 1 / look.share.shape[-1]).sum())
+    return (
+        f"Why leave it out? A head may rest on the oldest frame without looking for anything there: {found} of {look.share[..., 0].size} "
+        f"heads give it more than an even share in chunk {look.chunk + 1}."
+    )
 
 
 def six(found: np.ndarray, threshold: float) -> list[tuple[int, int]]:
@@ -191,23 +214,20 @@ def predict(trace: Trace) -> Step | None:
     if cut.published:
         said = f"At the published threshold of 0.80, {here} of {total} heads of this model are static ({percent(cut.static)} %)."
     else:
-        at = round(cut.at * total)
+        why = "too few to tell classes apart here" if cut.at < 0.5 else "nearly all"
         said = (
-            f"The published threshold, 0.80, would call {at} of {total} heads of this model static ({percent(cut.at)} %): too few to tell "
-            f"classes apart here, so the scale starts at **{cut.threshold:.2f}**, which calls {here} of them static."
-            if cut.at < 0.5
-            else f"The published threshold, 0.80, would call {at} of {total} heads of this model static ({percent(cut.at)} %): nearly "
-            f"all, so the "
-            f"scale starts at **{cut.threshold:.2f}**, which calls {here} of them static."
+            f"The published threshold, 0.80, would call {round(cut.at * total)} of {total} heads of this model static "
+            f"({percent(cut.at)} %): {why}, so the scale starts at **{cut.threshold:.2f}**, which calls {here} of them static."
         )
     reveal = [said]
     if force is not None and trace.classes is not None:
         differ = int((force != (found >= cut.threshold)).sum())
         rule = trace.classes.rule
         reveal.append(
-            f"Lane B goes by another rule ({rule}): **{differ} of {total}** heads have another class there than on this scale."
+            f"The model's head profile ({rule}) was measured beforehand: **{differ} of {total}** heads have another class there than "
+            "in this chunk."
             if differ
-            else f"Lane B's rule ({rule}) gives every head the same class as this scale."
+            else f"The model's head profile ({rule}), measured beforehand, gives every head the same class as this chunk does."
         )
     close = sum(1 for one in cards if one["undecided"])
     reveal.append(
@@ -224,9 +244,10 @@ def predict(trace: Trace) -> Step | None:
         "Decide before you see the score.",
     ]
     live = Live(
-        "See all heads on Live", "Selects head A; the head map is below the charts.", {"layer": cards[0]["layer"], "head": cards[0]["head"]}
-    )
-    return Step(text, {"kind": "cards", "prompt": "Is the past worth keeping for this head?"}, data, reveal, live)
+        "See all heads on Live", "Puts head A on show; the head map below the charts gives its score away.",
+        {"heads": [[cards[0]["layer"], cards[0]["head"]]]},
+    )  # fmt: skip
+    return Step(text, {"kind": "cards", "prompt": "Is the past worth keeping for this head?"}, data, reveal, live, look.chunk)
 
 
 def half(look: Look) -> str:
@@ -247,7 +268,7 @@ def card(trace: Trace, look: Look, place: tuple[int, int], letter: str, threshol
     if undecided:
         why.append(f"Close: {score:.2f} ± {error:.2f} ({look.error_is}) is **undecided**.")
     if force is not None and bool(force[place]) != (kind == "static"):
-        why.append(f"Lane B's rule calls it {'static' if force[place] else 'dynamic'}.")
+        why.append(f"The head profile calls it {'static' if force[place] else 'dynamic'}.")
     return {
         "letter": letter, "layer": place[0], "head": place[1], "bars": [round(100 * float(bar), 2) for bar in bars],
         "score": round(score, 3),

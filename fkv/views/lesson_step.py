@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from fkv.views.trace import Trace
@@ -13,26 +13,33 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class Live:
-    """What a step sets on the Live page: `edits` of the settings, and what the learner should look at there."""
+    """What a step sets on the Live page, and what the learner should look at there.
+
+    `edits` by name: "compress" (bool), "policy" (lane B's, taken where its own tells no classes apart), "heads" (the first comes on show,
+    all are pinned), "rule", and "prompt": "next" (another of the examples).
+    """
 
     label: str
     text: str
     edits: Mapping[str, Any]
-    restore: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Step:
-    """A step without its title: paragraphs, a question, what is shown, the reveal's sentences."""
+    """A step without its title: paragraphs, a question, what is shown, the reveal's sentences. `chunk` is the one chunk it is about, if it
+    is about one; `mark` tells two questions apart that come from one run.
+    """
 
     text: Sequence[str]
     question: Json
     data: Json
     reveal: Sequence[str]
     live: Live | None = None
+    chunk: int | None = None
+    mark: str = ""
 
     def to_json(self) -> Json:
-        live = self.live and {**vars(self.live), "edits": dict(self.live.edits), "restore": dict(self.live.restore)}
+        live = self.live and {**vars(self.live), "edits": dict(self.live.edits)}
         return {"text": list(self.text), "question": self.question, "data": self.data, "reveal": list(self.reveal), "live": live}
 
 
@@ -47,12 +54,15 @@ def guess(prompt: str, value: float, *, low: float, high: float, step: float, un
     return {"kind": "guess", "prompt": prompt, "value": round(value, 3), **bounds}
 
 
-def source_of(trace: Trace) -> Json:
-    """The badge of a step."""
-    made = trace.source
-    if made.kind == "live":
-        return {"kind": "live", "text": f"your live run, {made.machine}", "prompt": trace.prompt}
+def source_of(trace: Trace, step: Step) -> Json:
+    """The badge of a step, and `of`: equal for what was asked of the same run."""
+    made, about = trace.source, "" if step.chunk is None else f"chunk {step.chunk + 1}"
+    of = ":".join((made.kind, made.run or made.date, made.commit, trace.model.title, step.mark))
     if made.kind == "profile":
-        return {"kind": "profile", "text": f"head profile of the loaded model, {trace.model.title}, {trace.prompt}", "prompt": ""}
-    words = [f"recorded on {made.date}", f"commit {made.commit}" if made.commit else "", made.machine]
-    return {"kind": "recorded", "text": ", ".join(filter(None, words)), "prompt": trace.prompt}
+        words = f"head profile of the loaded model, {trace.model.title}, {trace.prompt}"
+        return {"kind": "profile", "text": words, "short": "the loaded model's head profile", "prompt": "", "of": of}
+    if made.kind == "live":
+        words = ", ".join(filter(None, ["your run", about]))
+        return {"kind": "live", "text": f"{words}, {made.machine}", "short": words, "prompt": "", "of": of}
+    words = [f"recorded run of {made.date}", about, f"commit {made.commit}" if made.commit else "", made.machine]
+    return {"kind": "recorded", "text": ", ".join(filter(None, words)), "short": "the recorded run", "prompt": trace.prompt, "of": of}

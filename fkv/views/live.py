@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 from fkv.events import ModelFacts, ProfileFacts, Residency, Sample, Start, Verdict
 from fkv.findings import LANES, Heads
 from fkv.views import cache, numbers
-from fkv.views.trace import Classes, LaneTrace, Look, Made, Model, Source, Stability, Trace
+from fkv.views.trace import Classes, Close, LaneTrace, Look, Made, Model, Source, Stability, Trace
 
 
 def made(samples: Sequence[Sample]) -> dict[str, tuple[Made, ...]]:
@@ -28,8 +29,12 @@ def changed(samples: Sequence[Sample]) -> int:
     return max((one.chunk for one in samples if one.recached), default=-1)
 
 
-def live(events: Sequence[object], labels: Mapping[str, str] | None = None) -> Trace | None:
-    """A visitor's own run from its events, oldest first; None before its first chunk. `labels` are the policies in words, by lane."""
+def live(
+    events: Sequence[object], labels: Mapping[str, str] | None = None, pictures: Mapping[int, str] | None = None, held: Close | None = None
+) -> Trace | None:
+    """A visitor's own run from its events, oldest first; None before its first chunk. `labels` are the policies in words, by lane,
+    `pictures` data URIs of lane A's frames that are kept, `held` the chunk held still for the lesson.
+    """
     start = next((event for event in reversed(events) if isinstance(event, Start)), None)
     samples = [event for event in events if isinstance(event, Sample)]
     if start is None or not samples:
@@ -39,12 +44,20 @@ def live(events: Sequence[object], labels: Mapping[str, str] | None = None) -> T
     rows, since = made(samples), changed(samples)
     spoken = {one.lane: one.policy for one in samples}
     words = {**spoken, **(labels or {})}
-    lanes = {lane: LaneTrace(spoken[lane], words[lane], rows[lane]) for lane in LANES if rows[lane]}
+    shots = pictures or {}
+    middle = [shots.get(one.chunk * model.chunk + model.chunk // 2, "") for one in rows["A"]]
+    strip = {"A": tuple(middle) if any(middle) else ()}
+    lanes = {lane: LaneTrace(spoken[lane], words[lane], rows[lane], strip.get(lane, ())) for lane in LANES if rows[lane]}
     heads = [event for event in events if isinstance(event, Heads)]
     profile = start.profile
-    decibels = [event.psnr for event in events if isinstance(event, Verdict) and event.psnr is not None and event.chunk > since]
-    held = next((event for event in reversed(events) if isinstance(event, Residency) and event.lane == "B" and event.similarity), None)
-    source = Source("live", machine=f"{facts.device}, {numbers.count(facts.threads, 'thread')}", recipe={"prompt": start.settings.prompt})
+    verdicts = [event for event in events if isinstance(event, Verdict)]
+    decibels = [one.chunk_psnr for one in verdicts if one.chunk_psnr is not None and one.chunk > since]
+    chosen = next((event for event in reversed(events) if isinstance(event, Residency) and event.lane == "B" and event.similarity), None)
+    machine, recipe = f"{facts.device}, {numbers.count(facts.threads, 'thread')}", {"prompt": start.settings.prompt}
+    source = Source("live", machine=machine, recipe=recipe, run=start.run)
+    look = look_of(heads, facts.layers)
+    if look is not None and all(frame in shots for frame in look.frames):
+        look = replace(look, pictures=tuple(shots[frame] for frame in look.frames))
     return Trace(
         source=source,
         model=model,
@@ -52,8 +65,9 @@ def live(events: Sequence[object], labels: Mapping[str, str] | None = None) -> T
         lanes=lanes,
         classes=profile and classes_of(profile),
         psnr=tuple(decibels),
-        look=look_of(heads, facts.layers),
-        residency=held and cache.residency(held),
+        look=look,
+        residency=chosen and cache.residency(chosen),
+        held=held,
     )
 
 

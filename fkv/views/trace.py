@@ -9,7 +9,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,13 +23,15 @@ DIGITS = 5
 
 @dataclass(frozen=True)
 class Source:
-    """Where the numbers come from. `recipe` says how they were measured, in words by name. A profile is the loaded model's own."""
+    """Where the numbers come from. `recipe` says how they were measured, in words by name. A profile is the loaded model's own. `run` tells
+    live runs apart."""
 
     kind: Literal["recorded", "live", "profile"]
     date: str = ""
     commit: str = ""
     machine: str = ""
     recipe: Mapping[str, Any] = field(default_factory=dict)
+    run: str = ""
 
 
 @dataclass(frozen=True)
@@ -91,13 +93,27 @@ class Look:
 @dataclass(frozen=True)
 class Atlas:
     """One head's attention from every token of the newest frame: share [tokens, frames]; `maps` are bytes in base64, [tokens, frames,
-    tokens], 255 the square root of the largest weight of that token.
+    tokens], 255 the square root of the largest weight of that token, empty where each token is asked for by itself. `mean` [frames, tokens]
+    is the mean of the maps where it was measured.
     """
 
     layer: int
     head: int
     share: np.ndarray
     maps: str
+    mean: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Close:
+    """One chunk of lane A through a few heads, all of it exact: from every token of the newest frame (`atlases`), and over all queries of
+    the chunk (`whole` [heads, frames]). `pictures` are data URIs of the frames."""
+
+    chunk: int
+    frames: tuple[int, ...]
+    pictures: tuple[str, ...]
+    atlases: tuple[Atlas, ...]
+    whole: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -146,7 +162,8 @@ class Classes:
 
 @dataclass(frozen=True)
 class Trace:
-    """Everything at hand of one run."""
+    """Everything at hand of one run. `held` is the chunk that a live run was asked to hold still; a recorded one has `look` and
+    `atlases`."""
 
     source: Source
     model: Model
@@ -159,11 +176,21 @@ class Trace:
     stability: Stability | None = None
     trials: tuple[Trial, ...] = ()
     residency: Mapping[str, Any] | None = None
+    held: Close | None = None
+
+    @property
+    def close(self) -> Close | None:
+        """The chunk in which single tokens can be looked at, through two heads or more; None where there is none."""
+        look = self.look
+        if self.held is not None or look is None or not look.pictures or len(self.atlases) < 2:
+            return self.held
+        whole = np.stack([look.share[atlas.layer, atlas.head] for atlas in self.atlases])
+        return Close(look.chunk, look.frames, look.pictures, self.atlases, whole)
 
 
 def to_json(trace: Trace) -> str:
     """The file `read` reads; arrays rounded, nan as null."""
-    return json.dumps({"format": FORMAT, **_plain(trace)}, separators=(",", ":"), allow_nan=False)
+    return json.dumps({"format": FORMAT, **_plain(replace(trace, held=None))}, separators=(",", ":"), allow_nan=False)
 
 
 def _plain(value: Any) -> Any:
