@@ -179,9 +179,10 @@ def curve(trace: Trace) -> Step | None:
 def resting(look: Look) -> str:
     """How many heads rest on the oldest frame, which is why the score leaves it out."""
     found = int((look.share[..., 0] > 1 / look.share.shape[-1]).sum())
+    gives = "gives" if found == 1 else "give"
     return (
-        f"Why leave it out? A head may rest on the oldest frame without looking for anything there: {found} of {look.share[..., 0].size} "
-        f"heads give it more than an even share in chunk {look.chunk + 1}."
+        f"Why leave it out? A head that rests on the oldest frame would count as one that looks back: {found} of {look.share[..., 0].size} "
+        f"heads {gives} it more than an even share in chunk {look.chunk + 1}."
     )
 
 
