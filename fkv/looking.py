@@ -117,7 +117,7 @@ class Looks:
         """Lane A in the newest kept chunk by itself: it stays when newer chunks come. None before there is one."""
         with self._guard:
             newest = max(self._kept, default=-1)
-            shots = {(lane, head): shot for (lane, head), shot in self._kept.get(newest, {}).items() if lane == "A"}
+            shots = {place: shot for place, shot in self._kept.get(newest, {}).items() if place[0] == "A"}
         if not shots:
             return None
         alone = Looks(self.geometry)

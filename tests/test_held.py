@@ -38,7 +38,7 @@ def visiting(monkeypatch: pytest.MonkeyPatch) -> Iterator[Visiting]:
             chunks -= isinstance(event, Verdict)
 
     yield visitor, go_on
-    events.close()
+    session.stop()
 
 
 def close_steps(visitor: Visitor) -> dict[str, Any]:

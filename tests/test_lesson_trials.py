@@ -31,7 +31,7 @@ def begun(run: str = "one", rule: str = "profile") -> Start:
 def chunk(number: int, psnr: float | None, right: str = "forcing-kv") -> Iterator[Event]:
     """One chunk of both lanes, A in 300 ms and B in 200."""
     for lane, policy, ms in zip(LANES, ("full:21", right), (300.0, 200.0)):
-        sizes = (FRAME_BYTES,) * 4
+        sizes = FRAME_BYTES, FRAME_BYTES, FRAME_BYTES, FRAME_BYTES
         yield Sample(lane, number, 12, Phases(noisy=(ms,)), 1.0, 1.0, *sizes, psnr is None, False, 3, "", 0.0, 0, policy)
     yield Verdict(number, None, None, None, 0, 5, 0, number, 0.25, 0, 0, None, 0, "", psnr)
 

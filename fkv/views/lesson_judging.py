@@ -184,7 +184,7 @@ def broken(trace: Trace) -> Step | None:
     ]
     text = [
         "Attention is where a head looks, not proof that the look matters. The proof is to take it away. Here lane B ran with other roles: "
-        f"{', '.join(name_of(trial) for trial in trace.trials if trial.name not in ('full', 'profile'))}. Random roles have "
+        f"{'; '.join(name_of(trial) for trial in trace.trials if trial.name not in ('full', 'profile'))}. Random roles have "
         "**as many static heads in every layer** as the measured ones. Same prompts, same noise.",
         "The pictures are each run's last frame on the first prompt. The random roles are the control: if they do as well, the choice of "
         "heads does not matter. Below you can try the same in your own run.",
