@@ -61,8 +61,11 @@ def _pocket(report: dict[str, Any]) -> list[Row]:
     ]
     gaps = worlds["differences to full, in points"]
     for name, metrics in gaps.items():
-        what = f"{name} less full cache, same prompts (n = {worlds[name]['clips']}): kept; shape right"
-        found.append((what, f"{_gap(metrics, 'kept')}; {_gap(metrics, 'shape_right')}"))
+        what = f"{name} less full cache, same prompts (n = {worlds[name]['clips']}): kept; shape right; motion right"
+        found.append((what, "; ".join(_gap(metrics, metric) for metric in ("kept", "shape_right", "motion_right"))))
+    for name, metrics in worlds["differences of measured roles to others, in points"].items():
+        what = f"forcing-kv with measured roles less {name}, same prompts (n = {worlds[name]['clips']}): kept; shape right; motion right"
+        found.append((what, "; ".join(_gap(metrics, metric) for metric in ("kept", "shape_right", "motion_right"))))
     for name in (name for name in ("full", "window", "forcing-kv") if name in long):
         what = f"{long['latent_frames']} latent frames, {name} (n = {long[name]['clips']}): kept; drift of sharpness; of saturation"
         cells = (_share(long[name], "kept"), _share(long[name], "sharpness_drift"), _share(long[name], "saturation_drift"))

@@ -20,7 +20,7 @@ from fkv.spec import WanConfig
 from fkv.stream import Stream, seeded_noise
 from tests.tiny import tiny_model, tiny_policy, tiny_spec, tiny_stream, tiny_text
 
-TRITON = pytest.mark.skipif(find_spec("triton") is None, reason="Triton, which interprets its kernels on a CPU, is not installed: pip install triton")
+TRITON = pytest.mark.skipif(find_spec("triton") is None, reason="Triton, which also interprets its kernels on a CPU, is not installed")
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")
 INTERPRETED = """
 import torch

@@ -161,11 +161,13 @@ def compare(engine: Engine, profile: HeadProfile, stages: Stages, prompts: int, 
         keep.update(pictures)
         out[trial.name] = summary(found[trial.name])
     out["differences to full, in points"] = {name: _paired(rows, found["full"]) for name, rows in found.items() if name != "full"}
+    others = {name: rows for name, rows in found.items() if name.startswith("forcing-kv ")}
+    out["differences of measured roles to others, in points"] = {name: _paired(found["forcing-kv"], rows) for name, rows in others.items()}
     return out, keep
 
 
 def _paired(found: Sequence[dict[str, float]], base: Sequence[dict[str, float]]) -> dict[str, Any]:
-    """Difference of every share to the full cache on the same prompts, in points, with a 95 % interval from 2000 bootstrap samples."""
+    """Difference of every share to a base on the same prompts, in points, with a 95 % interval from 2000 bootstrap samples."""
     rng = np.random.default_rng(0)
     out = {}
     for name in SHARES:
@@ -216,7 +218,16 @@ def trained(recipe: Path, log: list[dict[str, Any]], earlier: dict[str, Any]) ->
 
 
 def write_report(
-    out: Path, work: Path, device: str, *, prompts: int = 64, few: int = 16, chunks: int = 20, long_clips: int = 2, long_frames: int = 1000
+    out: Path,
+    work: Path,
+    device: str,
+    *,
+    prompts: int = 64,
+    few: int = 32,
+    profiled: int = 16,
+    chunks: int = 20,
+    long_clips: int = 2,
+    long_frames: int = 1000,
 ) -> None:
     """Profile the heads, measure everything, and write `heads.json`, `report.json` and `report.png` into `out`. A stopped report goes on
     where it was, as long as the weights are the same."""
@@ -225,7 +236,7 @@ def write_report(
 
     engine = load(POCKET, device)
     stages = Stages(work, out / "model.safetensors")
-    measured, _ = stages.measured("heads", lambda: ({"profile": measured_heads(engine, few)}, {}))
+    measured, _ = stages.measured("heads", lambda: ({"profile": measured_heads(engine, profiled)}, {}))
     profile = HeadProfile.from_json(measured["profile"], engine.spec.geometry)
     (out / "heads.json").write_text(profile.to_json())
     worlds, pictures = compare(engine, profile, stages, prompts, few, chunks)
