@@ -231,7 +231,8 @@ def test_what_cannot_be_looked_at_is_said_with_why_and_what_can() -> None:
     found, _ = kept(3 * size, (0, 1, 3, 4))
     geometry, chunk = found.geometry, found._kept[4]
     keeper = Keeper(geometry, {(0, 0)})
-    keeper.see(0, *(draw(geometry, 1, 8, 1),) * 2, [], 10)
+    drawn = draw(geometry, 1, 8, 1)
+    keeper.see(0, drawn, drawn, [], 10)
     found.take(5, {("A", (0, 0)): keeper.shots[0, 0]})
     assert len(chunk) == 1
     assert found.look(0, 0, 8, 0, 0).chunk == 4

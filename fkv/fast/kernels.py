@@ -12,7 +12,9 @@ from torch import Tensor
 
 from fkv.fast.slots import Slot
 
+# Triton compiles these functions: what its annotations say of their arguments does not hold for callers.
 # pyright: reportIndexIssue=false, reportAttributeAccessIssue=false, reportMissingImports=false
+# pyright: reportGeneralTypeIssues=false, reportArgumentType=false
 
 
 @triton.jit
