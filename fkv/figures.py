@@ -139,10 +139,11 @@ def benchmark(found: dict[str, Any]) -> list[Row]:
     usual = f"python -m fkv bench --model {found['model']['name']} --policies {names} --chunks {found['chunks']}"
     command, machine, rows = f"`{found.get('command', usual)}`", _machine(found["environment"]), []
     for entry in found["policies"]:
-        speed, fps = entry["faster"]["end_to_end"], entry["fps_end_to_end"]
+        speed, noisy, fps = entry["faster"]["end_to_end"], entry["faster"]["diffusion"], entry["fps_end_to_end"]
         figure = (
             f"{fps['median']:.1f} FPS end to end, {entry['fps_diffusion']['median']:.1f} diffusion; {speed['median']:.2f}x "
-            f"({speed['low']:.2f} to {speed['high']:.2f}); {entry['bytes']['stored'] / 1e6:.2f} MB stored"
+            f"({speed['low']:.2f} to {speed['high']:.2f}), {noisy['median']:.2f}x ({noisy['low']:.2f} to {noisy['high']:.2f}) diffusion; "
+            f"{entry['bytes']['stored'] / 1e6:.2f} MB stored"
         )
         rows.append((f"{found['model']['title']}, {entry['label']}, one stream each in turn", figure, command, machine))
     return rows if len(rows) > 1 else [_growth(found, command, machine)]

@@ -85,7 +85,7 @@ def test_the_table_of_figures_gives_the_command_a_report_names() -> None:
     spread = {"median": 2.0, "low": 1.0, "high": 3.0, "n": 4}
     entry = {
         "policy": "full", "label": "Full", "fps_end_to_end": spread, "fps_diffusion": spread,
-        "faster": {"end_to_end": spread}, "bytes": {"stored": 1},
+        "faster": {"end_to_end": spread, "diffusion": spread}, "bytes": {"stored": 1},
     }  # fmt: skip
     found = {
         "environment": {"device": "a card", "cpu": "", "threads": 1}, "model": {"name": "m", "title": "M"}, "chunks": 3,
@@ -101,7 +101,7 @@ def test_a_policy_benched_alone_tells_how_memory_grew() -> None:
     spread = {"median": 2.0, "low": 1.0, "high": 3.0, "n": 4}
     entry = {
         "policy": "full", "label": "Full", "fps_end_to_end": spread, "fps_diffusion": spread,
-        "faster": {"end_to_end": spread}, "bytes": {"stored": 1}, "memory_growth_bytes": 7_340_000,
+        "faster": {"end_to_end": spread, "diffusion": spread}, "bytes": {"stored": 1}, "memory_growth_bytes": 7_340_000,
     }  # fmt: skip
     found = {
         "environment": {"device": "a card", "cpu": "", "threads": 1}, "model": {"name": "m", "title": "M", "chunk": 3}, "chunks": 334,
