@@ -12,7 +12,6 @@ from stand_in import HEADS, LAYERS
 
 from fkv.heads import HeadProfile
 
-pytest.importorskip("playwright.sync_api")
 pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser")]
 
 LAB = "#lab"

@@ -17,7 +17,6 @@ from fkv.text import EXAMPLES
 from fkv.ui import Backend, build, learn
 from fkv.views import trace
 
-pytest.importorskip("playwright.sync_api")
 pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser")]
 LESSON = "window.fkvLesson.current"
 READY = ".lesson[data-state='ready']"
