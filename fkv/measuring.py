@@ -55,7 +55,8 @@ class Measuring:
     def begin(self, number: int, settings: Settings) -> None:
         """Plans a chunk: nothing in a benchmark or after a failure, else what the governor allows, layers in turn."""
         layers = self.geometry.layers
-        plan = Plan() if settings.benchmark or self._off else self.governor.plan(layers)
+        wanted = not _on_show(settings) <= set(self.looks.heads)
+        plan = Plan() if settings.benchmark or self._off else self.governor.plan(layers, wanted=wanted)
         turn = tuple(sorted((self._turn + step) % layers for step in range(plan.layers)))
         self._turn = (self._turn + plan.layers) % layers
         self._chunk = Chunk(number, settings, plan, turn)
@@ -65,9 +66,8 @@ class Measuring:
         chunk, lane = self._chunk, run.name
         probes: dict[str, Watching] = {}
         if chunk.plan.shown:
-            shown = (chunk.settings.layer, chunk.settings.head)
-            chunk.maps[lane] = FrameProbe(self.geometry, layers=(), head=shown)
-            chunk.keepers[lane] = Keeper(self.geometry, {shown, *chunk.settings.pinned})
+            chunk.maps[lane] = FrameProbe(self.geometry, layers=(), head=(chunk.settings.layer, chunk.settings.head))
+            chunk.keepers[lane] = Keeper(self.geometry, _on_show(chunk.settings))
             probes |= {"maps": chunk.maps[lane], "keeper": chunk.keepers[lane]}
         if chunk.layers and lane == "A":
             generator = torch.Generator().manual_seed(chunk.number)
@@ -156,6 +156,11 @@ class Measuring:
         many, covered = len(chunk.survey.rows) if chunk.survey else 0, len(chunk.layers)
         about = {"queries": many, "halflife": HALFLIFE, "static": static, "probe_share": self.governor.share, "covered": covered}
         return Heads(chunk.number, frames, chunk.layers, share, bands, **grids, **about)
+
+
+def _on_show(settings: Settings) -> set[Head]:
+    """The head that is chosen, and those pinned."""
+    return {(settings.layer, settings.head), *settings.pinned}
 
 
 def _side(seen: FrameMap | None) -> dict[int, float]:

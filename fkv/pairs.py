@@ -77,14 +77,17 @@ class Plan:
 class Governor:
     """Keeps measuring cheap: plans so much that all probe time, what it plans included, stays within a share of all compute time.
 
-    What a layer and what the heads on show cost is learnt from what they cost before; unused time is saved up for later chunks.
+    What a layer and what the heads on show cost is the median of what they cost lately, and time not used is saved up. Where a chunk's
+    measuring took longer than planned, as when other programs took the processor, that is owed for `owed` chunks at most: a stall must
+    not blind the page for long.
     """
 
-    def __init__(self, limit: float = 0.03):
-        self.limit = limit
-        self.probe = self.compute = 0.0
-        self.standing = self.shown = 0.0  # ms a chunk: what is read anyway, and the heads on show
-        self.layer: float | None = None  # ms a layer of all heads
+    def __init__(self, limit: float = 0.03, recent: int = 5, owed: int = 4):
+        self.limit, self.owed = limit, owed
+        self.probe = self.compute = self.saved = 0.0
+        self.standing = 0.0  # ms a chunk that is read anyway
+        self.shown: deque[float] = deque(maxlen=recent)  # ms of the heads on show
+        self.layer: deque[float] = deque(maxlen=recent)  # ms a layer of all heads
         self._layers_next = False
 
     @property
@@ -92,33 +95,38 @@ class Governor:
         """Probe time over compute time so far, in [0, 1]."""
         return self.probe / self.compute if self.compute else 0.0
 
-    def plan(self, layers: int) -> Plan:
+    def plan(self, layers: int, *, wanted: bool = False) -> Plan:
         """For the next chunk of a model of `layers` layers. Where both kinds do not fit in one chunk they take turns, and time is saved up
-        for the one whose turn it is."""
-        left = self.limit * self.compute - self.probe - self.standing
+        for the one whose turn it is: the heads on show, where they are `wanted` because nothing of them has been seen."""
+        left = self.saved - self.standing
         if left <= 0:
             return Plan()
-        both = self._fit(left - self.shown, layers)
+        shown = statistics.median(self.shown) if self.shown else 0.0
+        both = self._fit(left - shown, layers)
         if both:
             return Plan(True, both)
-        plan = Plan(False, self._fit(left, layers)) if self._layers_next else Plan(self.shown <= left, 0)
+        plan = Plan(False, self._fit(left, layers)) if self._layers_next and not wanted else Plan(shown <= left, 0)
         if plan != Plan():
-            self._layers_next = not self._layers_next
+            self._layers_next = plan.shown
         return plan
 
     def _fit(self, left: float, layers: int) -> int:
         """Layers that fit into `left` ms; one, to learn from, where their cost is unknown."""
         if left < 0:
             return 0
-        return min(layers, 1 if self.layer is None else layers if self.layer * layers <= left else int(left / self.layer))
+        if not self.layer:
+            return min(layers, 1)
+        cost = statistics.median(self.layer)
+        return layers if cost * layers <= left else int(left / cost)
 
     def add(self, plan: Plan, compute: float, *, standing: float = 0.0, shown: float = 0.0, layers: float = 0.0) -> None:
         """One chunk of all lanes as it was planned, in ms: compute, and what each kind of measuring took."""
-        self.probe += standing + shown + layers
+        spent, earned = standing + shown + layers, self.limit * compute
+        self.probe += spent
         self.compute += compute
+        self.saved = max(self.saved + earned - spent, -self.owed * earned)
         self.standing = standing
         if plan.shown:
-            self.shown = shown
+            self.shown.append(shown)
         if plan.layers:
-            cost = layers / plan.layers
-            self.layer = cost if self.layer is None else (self.layer + cost) / 2
+            self.layer.append(layers / plan.layers)

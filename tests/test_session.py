@@ -196,9 +196,52 @@ def test_the_governor_keeps_all_measuring_within_its_share_and_lets_no_kind_star
     assert Governor(limit=0).plan(30) == Plan()
 
 
+def test_a_stall_of_the_machine_silences_measuring_for_a_few_chunks_only() -> None:
+    governor = Governor(limit=0.03)
+    seen = []
+    for chunk in range(60):
+        plan = governor.plan(6)
+        stalled = chunk in (20, 21)
+        cost = {"shown": (300 if stalled else 2) * plan.shown, "layers": (300 if stalled else 2) * plan.layers}
+        governor.add(plan, 100, **cost)
+        if plan.shown:
+            seen.append(chunk)
+    after = [chunk for chunk in seen if chunk > 21]
+    assert any(chunk in (20, 21) for chunk in seen), "the stall hit a chunk that was measured"
+    assert after[0] - 21 <= 8
+    assert len(after) > 15
+
+
+def test_heads_that_nothing_has_been_seen_of_come_before_the_survey() -> None:
+    governor = Governor(limit=0.03)
+    for _ in range(40):
+        plan = governor.plan(6)
+        governor.add(plan, 100, shown=2.5 * plan.shown, layers=2.5 * plan.layers)
+    for _ in range(6):
+        while not (plan := governor.plan(6, wanted=True)).shown:
+            assert plan == Plan(), "time is saved up for them"
+            governor.add(plan, 100)
+        governor.add(plan, 100, shown=2.5)
+
+
+def test_a_head_newly_on_show_is_wanted_until_it_has_been_seen(small: engine.Engine) -> None:
+    session = Session(small, replace(SETTINGS, layer=1, head=1))
+    asked: list[bool] = []
+
+    def plan(layers: int, *, wanted: bool = False) -> Plan:
+        asked.append(wanted)
+        return Plan(shown=len(asked) in (2, 5))
+
+    session._measuring.governor.plan = plan  # type: ignore[method-assign]
+    for event in session.events():
+        if isinstance(event, Sample) and (event.lane, event.chunk) == ("B", 2):
+            session.change(head=2)
+    assert asked == [True, True, False, True, True, False]
+
+
 def test_heads_tell_of_the_layers_measured_and_keep_what_was_known_of_the_others(small: engine.Engine) -> None:
     session = Session(small, SETTINGS)
-    session._measuring.governor.plan = lambda layers: Plan(False, 1)  # type: ignore[method-assign]
+    session._measuring.governor.plan = lambda layers, wanted: Plan(False, 1)  # type: ignore[method-assign]
     told = of(Heads, list(session.events()))
     assert [event.layers for event in told] == [(0,), (1,)] * 3
     last = told[-1]
