@@ -223,7 +223,7 @@ class Looks:
         numbers = sorted(number for number, shots in kept.items() if (lane, head) in shots)
         if not numbers:
             pin = f"head {head[1]} of layer {head[0]} has not been kept in lane {lane}"
-            raise ValueError(f"{pin}; show or pin it and wait for the next chunk")
+            raise ValueError(f"{pin}; show or pin it, its turn comes within a few chunks")
         chunk = numbers[-1] if chunk is None else chunk
         if chunk not in numbers:
             why = (
@@ -235,21 +235,22 @@ class Looks:
             )
             first, last = numbers[0] * self.geometry.chunk, (numbers[-1] + 1) * self.geometry.chunk - 1
             raise ValueError(
-                f"head {head[1]} of layer {head[0]} in chunk {chunk + 1} {why}; choose a frame of chunk {spelled(numbers)} "
+                f"head {head[1]} of layer {head[0]} in chunk {chunk + 1} {why}; choose a frame of {spelled(numbers)} "
                 f"(frames {first}..{last})"
             )
         return chunk, {place: shot for (place, of), shot in kept[chunk].items() if of == head}
 
 
 def spelled(chunks: Collection[int]) -> str:
-    """Chunks as a person counts them, from 1, runs drawn together: (0, 1, 2, 5) -> "1-3, 6"."""
+    """Chunks as a person counts them, from 1, runs drawn together: (4,) -> "chunk 5", (0, 1, 2, 5) -> "chunks 1-3, 6"."""
     runs: list[list[int]] = []
     for number in sorted(chunks):
         if runs and runs[-1][1] == number - 1:
             runs[-1][1] = number
         else:
             runs.append([number, number])
-    return ", ".join(f"{low + 1}-{high + 1}" if high > low else f"{low + 1}" for low, high in runs)
+    text = ", ".join(f"{low + 1}-{high + 1}" if high > low else f"{low + 1}" for low, high in runs)
+    return f"chunk{'s' if len(chunks) > 1 else ''} {text}"
 
 
 def _frames(shots: Collection[Shot], geometry: Geometry) -> tuple[int, ...]:

@@ -112,6 +112,35 @@ def test_the_map_shown_is_that_of_the_token_pointed_at(visit: Callable[..., Any]
     assert "of at most 256 MB" in text(page, f"{LAB} .reach")
 
 
+def test_a_held_place_without_a_map_moves_on_until_there_is_one(visit: Callable[..., Any], house: House) -> None:
+    page = visit()
+    start(page, 4)
+    heads(page)
+    page.wait_for_function(f"{STAGE}.lab.gaze.frame >= 6")
+    page.locator(f"{LAB} .onscreen").click(position={"x": 20, "y": 20})
+    page.wait_for_function(f"{SHOWN}.startsWith('1,0,')")
+    session: Any = next(visitor.session for visitor in house.page.visitors.open.values() if visitor.session)
+    look = session.look
+    measured: list[int] = []
+
+    def unmeasured(layer: int, head: int, frame: int, row: int, column: int, **how: Any) -> Any:
+        if not measured or frame < measured[0]:
+            raise ValueError(f"head {head} of layer {layer} has not been kept; its turn comes")
+        return look(layer, head, frame, row, column, **how)
+
+    session.look = unmeasured
+    page.locator(cell(2, 1)).click()
+    page.wait_for_function("document.querySelector('#lab .told').textContent.includes('its turn comes')")
+    held = page.evaluate(f"{STAGE}.lab.gaze.token.frame")
+    page.wait_for_function(f"{STAGE}.lab.gaze.token.frame > {held} + 3")
+    measured.append(3 * session.chunk)
+    page.wait_for_function(f"{SHOWN}.startsWith('2,1,')")
+    shown = page.evaluate(f"{STAGE}.lab.gaze.token.frame")
+    assert shown >= measured[0]
+    page.wait_for_function(f"{STAGE}.lab.gaze.frame > {shown} + 3")
+    assert page.evaluate(f"{STAGE}.lab.gaze.token.frame") == shown, "a place with a map is held"
+
+
 def test_other_ways_to_choose_classes_reach_lane_b_and_its_chunks(visit: Callable[..., Any], house: House) -> None:
     page = visit()
     start(page)

@@ -222,8 +222,8 @@ def test_as_many_chunks_are_kept_as_there_are_bytes_for_and_the_newest_always(ro
 
 
 def test_chunks_are_spelled_from_one_with_runs_drawn_together() -> None:
-    assert spelled((0, 1, 2, 5, 7, 8)) == "1-3, 6, 8-9"
-    assert spelled(()) == ""
+    assert spelled((0, 1, 2, 5, 7, 8)) == "chunks 1-3, 6, 8-9"
+    assert spelled((11,)) == "chunk 12"
 
 
 def test_what_cannot_be_looked_at_is_said_with_why_and_what_can() -> None:
@@ -240,9 +240,9 @@ def test_what_cannot_be_looked_at_is_said_with_why_and_what_can() -> None:
     for call, words in (
         (
             {"frame": 2},
-            r"head 0 of layer 0 in chunk 2 is out of reach, 0 MB of .* are kept; choose a frame of chunk 4-6 \(frames 6\.\.11\)",
+            r"head 0 of layer 0 in chunk 2 is out of reach, 0 MB of .* are kept; choose a frame of chunks 4-6 \(frames 6\.\.11\)",
         ),
-        ({"frame": 12}, "in chunk 7 is not measured yet; choose a frame of chunk 4-6"),
+        ({"frame": 12}, "in chunk 7 is not measured yet; choose a frame of chunks 4-6"),
         ({"frame": 4, "toward": "queries"}, r"frame 4 is not to be seen in chunk 6; choose one of frames 10\.\.11"),
         ({"frame": 10, "row": 2}, r"row 2 is asked for, a frame has rows 0\.\.1; choose"),
         ({"frame": 10, "column": -1}, "column -1 is asked for"),

@@ -26,6 +26,7 @@ class Gaze {
     this.token = null;
     this.fixed = false;
     this.map = null;
+    this.refused = false;
     this.waiting = null;
     this.busy = false;
     this.known = new Map();
@@ -135,11 +136,12 @@ class Gaze {
     return chunk ? player.latent(chunk, at) : -1;
   }
 
-  // Called for every frame put on screen: the picture moves, and a place pointed at in passing stays pointed at in the new frame.
+  // Called for every frame put on screen: the picture moves, and a place pointed at in passing, or one of which there is no map, stays
+  // pointed at in the new frame.
   follow(colours) {
     if (!this.big.clientWidth) return;
     const { frame } = this;
-    if (this.token && this.live && !this.fixed && this.token.frame !== frame) this.aim({ ...this.token, frame });
+    if (this.token && (this.refused || (this.live && !this.fixed)) && this.token.frame !== frame) this.aim({ ...this.token, frame });
     this.screen(colours);
   }
 
@@ -156,7 +158,10 @@ class Gaze {
       wish = this.wish(layer, head),
       name = JSON.stringify(wish);
     this.map = this.known.get(name) || null;
-    if (this.map) return;
+    if (this.map) {
+      this.refused = false;
+      return;
+    }
     this.waiting = { wish, name };
     if (!this.busy) this.next();
   }
@@ -179,6 +184,7 @@ class Gaze {
   take(answer, name) {
     const { layer, head } = this.store.selected;
     const current = this.token && JSON.stringify(this.wish(layer, head)) === name;
+    if (current) this.refused = !answer.ok;
     if (!answer.ok) {
       if (current) this.told.textContent = answer.error;
     } else {
@@ -194,7 +200,7 @@ class Gaze {
   draw(colours) {
     const { layer, head } = this.store.selected;
     this.title.textContent = `Where layer ${layer}, head ${head} looks`;
-    const subject = `${layer},${head},${this.toward === "queries" ? this.stage.on : ""}`;
+    const subject = `${layer},${head},${this.toward === "queries" ? this.stage.on : ""},${this.refused ? this.reach.chunks.length : ""}`;
     if (this.asked !== subject) this.again();
     this.asked = subject;
     this.seen = this.map?.[this.lane] || null;

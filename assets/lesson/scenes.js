@@ -135,7 +135,7 @@ const SCENES = {
     const cells = Array.from({ length: tokens }, (_, place) =>
       el("button", {
         type: "button", tabindex: "-1", "data-place": String(place), "aria-pressed": "false",
-        "aria-label": `Token in row ${Math.floor(place / columns) + 1}, column ${(place % columns) + 1}`,
+        "aria-label": `Token in row ${Math.floor(place / columns)}, column ${place % columns}`,
       }),
     );
     const grid = el("div", { class: "grid", role: "group", "aria-label": "Tokens of the newest frame; arrow keys move", style: `--columns:${columns}` }, ...cells);

@@ -138,7 +138,7 @@ def lookable(house: House, visitor: Visitor, given: Json) -> Json:
     """In which chunks a head can be looked at, and in words how far back that goes."""
     chunks, kept, bound = looked(visitor).lookable(whole(given, "layer"), whole(given, "head"))
     sizes = f"{numbers.size_text(kept)} of at most {numbers.size_text(bound)} of queries and keys kept"
-    return {"chunks": list(chunks), "text": f"{f'chunks {spelled(chunks)}' if chunks else 'no chunk yet'}; {sizes}"}
+    return {"chunks": list(chunks), "text": f"{spelled(chunks) if chunks else 'no chunk yet'}; {sizes}"}
 
 
 def token(house: House, visitor: Visitor, given: Json) -> Json:
