@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from browsing import PATIENCE, PHONE, WIDER, chromium, light, start, text
 from lesson_run import run
-from stand_in import StandInEngine, StandInSession, facts
+from stand_in import HEADS, LAYERS, StandInEngine, StandInSession, facts
 
+from fkv.heads import HeadProfile
 from fkv.text import EXAMPLES
 from fkv.ui import Backend, build, learn
 from fkv.views import trace
@@ -216,6 +217,36 @@ def test_figures_are_drawn_and_taken_away_as_pictures_and_numbers(visit: Callabl
     assert "<svg" in (tmp_path / "figure.svg").read_text()[:200]
     assert "layer,head,score,error,class" in (tmp_path / "figure.csv").read_text()
     assert np.load(tmp_path / "figure.npz")["score"].shape == (2, 4)
+
+
+def test_two_profiles_are_compared_a_third_is_loaded_and_other_models_are_refused(visit: Callable[..., Any], tmp_path: Path) -> None:
+    page = visit()
+    page.click("#tab-analysis-button")
+    card = "#exhibit-profiles"
+    page.wait_for_selector("#plot-profiles .main-svg")
+    assert "They agree on 330 heads" in text(page, f"{card} .caption")
+
+    def choose(menu: str, name: str) -> None:
+        page.locator(card).get_by_label(menu, exact=True).click()
+        page.get_by_role("option", name=name).click()
+
+    def say(words: str) -> None:
+        page.wait_for_function(f"document.querySelector('{card} .caption').textContent.includes({words!r})")
+
+    mine = HeadProfile.of_scores("mine", [[0.1 * head for head in range(HEADS)]] * LAYERS, recipe={}).by_threshold(0.45)
+    (tmp_path / "mine.json").write_text(mine.to_json())
+    (tmp_path / "broken.json").write_text("{")
+    page.locator(f"{card} input[type=file]").set_input_files(tmp_path / "mine.json")
+    say(f"has 30 layers of 12 heads, mine.json, loaded {LAYERS} of {HEADS}")
+    choose("First", "mine.json, loaded")
+    say(f"They agree on {LAYERS * HEADS} heads")
+    page.locator(f"{card} input[type=file]").set_input_files(tmp_path / "broken.json")
+    page.wait_for_selector("#analysis-note .error")
+    say(f"They agree on {LAYERS * HEADS} heads")
+    with page.expect_download() as caught:
+        page.click("#csv-profiles")
+    caught.value.save_as(tmp_path / "compared.csv")
+    assert len((tmp_path / "compared.csv").read_text().splitlines()) >= LAYERS * HEADS
 
 
 def test_without_a_recording_the_lesson_says_to_press_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
