@@ -19,9 +19,7 @@ def house() -> Iterator[House]:
     engine = StandInEngine()
     StandInSession.pause = 0.15
     page = build(Backend(lambda _: engine, facts, StandInSession), examples=EXAMPLES, seats=2, chunks=0)  # type: ignore[arg-type,return-value]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("gradio.networking.url_ok", lambda url: True)  # gives up in seconds; browsers have patience
-        _, url, _ = page.blocks.launch(server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, **page.options)
+    _, url, _ = page.blocks.launch(server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, **page.options)
     yield House(engine, page, url)
     page.blocks.close()
 

@@ -76,6 +76,7 @@ def build(
         wiring.connect(blocks, widgets, house)
         downloads.connect(widgets, visitors)
     options = {"theme": theme(), "head": head() + learn.head(), "footer_links": [], "run_history": False, "ssr_mode": False}
+    options["_frontend"] = False  # else Gradio asks its own address before it serves, and aborts where a busy machine takes three seconds
     return Page(blocks, visitors, lobby, shelf, options)
 
 
