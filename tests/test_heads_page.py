@@ -210,7 +210,7 @@ def test_a_painted_policy_is_priced_first_and_then_runs_in_lane_b(visit: Callabl
     page.get_by_role("button", name="Nothing", exact=True).click()
     field = page.locator("#lab .ages button[data-kind='dynamic'][data-age='2'][data-segment='3']")
     field.click()
-    page.wait_for_selector("#lab .ages button[data-kind='dynamic'][data-age='2'][data-segment='3'][aria-pressed='true']")
+    page.wait_for_selector("#lab .ages button[data-kind='dynamic'][data-age='2'][data-segment='3'][aria-selected='true']")
     page.wait_for_function("document.querySelector('#lab .paint-card .facts').textContent.includes('of dynamic heads')")
     assert "Predicted, not measured" in text(page, f"{LAB} .paint-card .foot")
     assert page.locator(f"{LAB} .foretold em").all_inner_texts() == ["predicted"] * 5, "nothing of it is measured before it runs"

@@ -217,7 +217,7 @@ class Paint {
       const place = [cell.dataset.kind, +cell.dataset.age, +cell.dataset.segment],
         on = String(this.has(...place));
       cell.classList.toggle("through", this.through(...place));
-      if (cell.getAttribute("aria-pressed") !== on) cell.setAttribute("aria-pressed", on);
+      if (cell.getAttribute("aria-selected") !== on) cell.setAttribute("aria-selected", on);
     }
     const at = this.stage.newest;
     if (this.priced !== `${at}|${this.spelling}` && !this.busy && !this.brush) this.ask(at);

@@ -42,6 +42,8 @@ TITLES = {
 PICTURE = """() => {{ const plot = document.querySelector('#plot-{name} .js-plotly-plot');
   if (plot && window.Plotly) window.Plotly.downloadImage(plot, {{ format: '{format}', filename: 'fkv-{name}',
     width: plot.clientWidth, height: plot.clientHeight, scale: {scale}, setBackground: 'opaque' }}); }}"""
+REACHABLE = """() => { for (const area of document.querySelectorAll('.exhibit .scroll'))
+  Object.assign(area, { tabIndex: 0, role: 'group', ariaLabel: area.closest('.exhibit').querySelector('h3').textContent }); }"""
 NOTHING = "There is nothing to draw yet: press Start on the Live tab, or record a run with `python -m fkv record`."
 LEDE = (
     "Every figure is drawn from your live run as far as it has measured what is shown, else from the recorded run. SVG and PNG are made by "
@@ -178,6 +180,7 @@ def connect(analysis: Analysis, tab: gr.Tab, house: House) -> None:
 
     outputs = [analysis.note, *(part for one in analysis.exhibits for part in (one.title, one.plot, one.caption))]
     tab.select(draw, None, outputs, show_progress="hidden", api_visibility="private", concurrency_limit=None)
+    tab.select(None, None, None, js=REACHABLE)
     pairing(analysis, tab, house)
     for one in (*analysis.exhibits, analysis.pair.exhibit):
         for kind, button in one.pictures.items():
