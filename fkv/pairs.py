@@ -79,10 +79,10 @@ class Governor:
 
     What a layer and what the heads on show cost is the median of what they cost lately, and time not used is saved up. Where a chunk's
     measuring took longer than planned, as when other programs took the processor, that is owed for `owed` chunks at most: a stall must
-    not blind the page for long.
+    not blind the page for long. Heads that nothing has been seen of yet are measured on credit.
     """
 
-    def __init__(self, limit: float = 0.03, recent: int = 5, owed: int = 4):
+    def __init__(self, limit: float = 0.03, recent: int = 5, owed: int = 16):
         self.limit, self.owed = limit, owed
         self.probe = self.compute = self.saved = 0.0
         self.standing = 0.0  # ms a chunk that is read anyway
@@ -97,15 +97,15 @@ class Governor:
 
     def plan(self, layers: int, *, wanted: bool = False) -> Plan:
         """For the next chunk of a model of `layers` layers. Where both kinds do not fit in one chunk they take turns, and time is saved up
-        for the one whose turn it is: the heads on show, where they are `wanted` because nothing of them has been seen."""
+        for the one whose turn it is. Heads on show that are `wanted`, because nothing of them has been seen, are measured at once."""
         left = self.saved - self.standing
         if left <= 0:
-            return Plan()
+            return Plan(wanted and 0 < self.limit * self.compute)
         shown = statistics.median(self.shown) if self.shown else 0.0
         both = self._fit(left - shown, layers)
         if both:
             return Plan(True, both)
-        plan = Plan(False, self._fit(left, layers)) if self._layers_next and not wanted else Plan(shown <= left, 0)
+        plan = Plan(False, self._fit(left, layers)) if self._layers_next and not wanted else Plan(wanted or shown <= left)
         if plan != Plan():
             self._layers_next = plan.shown
         return plan

@@ -208,8 +208,8 @@ def test_a_stall_of_the_machine_silences_measuring_for_a_few_chunks_only() -> No
             seen.append(chunk)
     after = [chunk for chunk in seen if chunk > 21]
     assert any(chunk in (20, 21) for chunk in seen), "the stall hit a chunk that was measured"
-    assert after[0] - 21 <= 8
-    assert len(after) > 15
+    assert after[0] - 21 <= 18
+    assert len(after) > 8
 
 
 def test_heads_that_nothing_has_been_seen_of_come_before_the_survey() -> None:
@@ -217,11 +217,13 @@ def test_heads_that_nothing_has_been_seen_of_come_before_the_survey() -> None:
     for _ in range(40):
         plan = governor.plan(6)
         governor.add(plan, 100, shown=2.5 * plan.shown, layers=2.5 * plan.layers)
+    governor.add(Plan(True, 1), 100, shown=300, layers=2.5)
+    assert governor.plan(6) == Plan(), "a stall is owed"
     for _ in range(6):
-        while not (plan := governor.plan(6, wanted=True)).shown:
-            assert plan == Plan(), "time is saved up for them"
-            governor.add(plan, 100)
+        plan = governor.plan(6, wanted=True)
+        assert plan == Plan(shown=True)
         governor.add(plan, 100, shown=2.5)
+    assert Governor().plan(6, wanted=True) == Plan(), "nothing is known yet"
 
 
 def test_a_head_newly_on_show_is_wanted_until_it_has_been_seen(small: engine.Engine) -> None:
@@ -287,22 +289,22 @@ def test_coverage_is_whole_where_both_lanes_keep_the_same(small: engine.Engine) 
 def test_a_token_of_a_pinned_head_is_looked_up_in_both_lanes_while_it_runs_and_after(small: engine.Engine) -> None:
     session, events = watched(small, 1e9, pinned=((0, 3),))
     maps = of(Maps, events)[-1]
-    dense = session.pooled(1, 0)
+    dense = session.looks.pooled(1, 0)
     assert dense.frames == tuple(frame for frame in maps.frames)
     np.testing.assert_allclose(np.nan_to_num(dense.mass).sum(1), 1, atol=1e-5)
     for layer, head in ((1, 0), (0, 3)):
-        a, b = (session.look(layer, head, 16, 1, 2, lane=lane) for lane in ("A", "B"))  # type: ignore[arg-type]
+        a, b = (session.looks.look(layer, head, 16, 1, 2, lane=lane) for lane in ("A", "B"))  # type: ignore[arg-type]
         assert a.frames == b.frames == (0, *range(9, 18))
         assert np.isnan(b.weights[1]).all()
         assert np.isnan(a.weights[0]).all()
         assert a.unseen == b.unseen == pytest.approx(float(np.nansum(a.weights[np.isnan(b.weights)])), abs=1e-5)
     with pytest.raises(ValueError, match="head 2 of layer 0 has not been kept in lane A; show or pin it"):
-        session.look(0, 2, 16, 1, 2)
-    chunks, kept, bound = session.lookable(1, 0)
+        session.looks.look(0, 2, 16, 1, 2)
+    chunks, kept, bound = session.looks.chunks(1, 0), session.looks.nbytes, session.looks.bound
     assert chunks[-1] == 5
     assert 0 < kept < bound
-    assert session.look(1, 0, 3 * chunks[0], 1, 2).chunk == chunks[0]
-    assert session.lookable(0, 2)[0] == ()
+    assert session.looks.look(1, 0, 3 * chunks[0], 1, 2).chunk == chunks[0]
+    assert session.looks.chunks(0, 2) == ()
 
 
 def test_two_interleaved_sessions_equal_two_sequential_ones(small: engine.Engine) -> None:
