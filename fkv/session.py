@@ -23,9 +23,9 @@ from fkv.cache import Policy, Roles
 from fkv.delivery import Encode
 from fkv.engine import Engine, model_facts, profile_facts, relief
 from fkv.events import Done, Event, Frames, Notice, Sample, Settings, Start, Tick
-from fkv.findings import LANES, Classes, FrameMatrix, Lane, TokenMap
+from fkv.findings import LANES, Classes, Lane
 from fkv.lane import LaneRun, out_of_memory
-from fkv.looking import Looks, Toward
+from fkv.looking import Looks
 from fkv.measuring import Measuring
 from fkv.pairs import Pairs
 from fkv.stream import seeded_noise
@@ -75,37 +75,10 @@ class Session:
         self._wake.set()
         return after
 
-    def look(
-        self,
-        layer: int,
-        head: int,
-        frame: int,
-        row: int,
-        column: int,
-        *,
-        lane: Lane = "A",
-        toward: Toward = "keys",
-        chunk: int | None = None,
-    ) -> TokenMap:
-        """Where a token of a head on show or pinned looks, or what looks at it, in one of the kept chunks; from any thread.
-
-        Toward "keys" the frame is one of a kept chunk; toward "queries" any that `chunk` (None: the newest kept) still sees. Raises
-        ValueError with the cure.
-        """
-        return self._measuring.looks.look(layer, head, frame, row, column, lane=lane, toward=toward, chunk=chunk)
-
-    def lookable(self, layer: int, head: int) -> tuple[tuple[int, ...], int, int]:
-        """Chunks in which such a head can be looked at, bytes kept for looking at heads, and the most that are kept; from any thread."""
-        looks = self._measuring.looks
-        return looks.chunks(layer, head), looks.nbytes, looks.bound
-
-    def pooled(self, layer: int, head: int, *, lane: Lane = "A", chunk: int | None = None) -> FrameMatrix:
-        """All attention of such a head by frames, in `chunk` (None: the newest kept); from any thread. Raises ValueError with the cure."""
-        return self._measuring.looks.pooled(layer, head, lane=lane, chunk=chunk)
-
-    def still(self) -> Looks | None:
-        """What lane A's heads on show and pinned look at in the newest measured chunk, held apart from the run; None before it."""
-        return self._measuring.looks.still()
+    @property
+    def looks(self) -> Looks:
+        """Where tokens of the heads on show and pinned look, in the chunks that are kept; from any thread."""
+        return self._measuring.looks
 
     def stop(self) -> None:
         """Ends the run at its next yield, within one chunk."""

@@ -77,6 +77,7 @@ class StandInSession:
     """A session whose lanes are drawn: a ball that moves, a little lower in lane B, which takes half the time while it compresses."""
 
     pause = 0.05  # seconds a lane takes
+    nbytes, bound = 1_400_000, 256_000_000  # of queries and keys kept for looking
 
     def __init__(self, engine: StandInEngine, settings: Settings, encode: Callable[[np.ndarray], bytes] | None = None):
         engine.text.encode(settings.prompt)
@@ -86,6 +87,11 @@ class StandInSession:
         self.lock, self.stopped = threading.Lock(), threading.Event()
         self.notices: list[Notice] = []
         self.since = self.chunk = 0
+
+    @property
+    def looks(self) -> StandInSession:
+        """What answers for looking at heads, too."""
+        return self
 
     def change(self, **edits: Any) -> Settings:
         with self.lock:
@@ -127,10 +133,10 @@ class StandInSession:
         share = tuple(float(x) for x in weights.sum((1, 2)))
         return TokenMap(self.chunk - 1, layer, head, lane, frame, row, column, toward, frames, weights, share, 0.25)  # type: ignore[arg-type]
 
-    def lookable(self, layer: int, head: int) -> tuple[tuple[int, ...], int, int]:
+    def chunks(self, layer: int, head: int) -> tuple[int, ...]:
         now = self.settings
         there = (layer, head) in {(now.layer, now.head), *now.pinned}
-        return tuple(range(max(0, self.chunk - 7), self.chunk)) if there else (), 1_400_000, 256_000_000
+        return tuple(range(max(0, self.chunk - 7), self.chunk)) if there else ()
 
     def still(self) -> Looks | None:
         """Drawn queries and keys of the heads on show and pinned in lane A's newest chunk, over a window of 21 frames."""

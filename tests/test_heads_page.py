@@ -120,7 +120,7 @@ def test_a_held_place_without_a_map_moves_on_until_there_is_one(visit: Callable[
     page.locator(f"{LAB} .onscreen").click(position={"x": 20, "y": 20})
     page.wait_for_function(f"{SHOWN}.startsWith('1,0,')")
     session: Any = next(visitor.session for visitor in house.page.visitors.open.values() if visitor.session)
-    look = session.look
+    look = session.looks.look
     measured: list[int] = []
 
     def unmeasured(layer: int, head: int, frame: int, row: int, column: int, **how: Any) -> Any:

@@ -32,7 +32,7 @@ def hold(visitor: Visitor, *, renew: bool = False) -> None:
     """Holds the newest chunk of the visitor's run once lane A's window is full and two heads are kept; again when asked to `renew`, or when
     other heads are on show."""
     session = visitor.session
-    newest = None if session is None else session.still()
+    newest = None if session is None else session.looks.still()
     if session is None or newest is None or len(newest.heads) < ENOUGH or not full(visitor):
         return
     now, had = session.settings, visitor.held

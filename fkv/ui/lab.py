@@ -93,10 +93,10 @@ def look(house: House, visitor: Visitor, given: Json) -> Json:
     if toward not in ("keys", "queries"):
         raise ValueError(f"direction {str(toward)[:20]!r} is unknown; use keys or queries")
     chunk = whole(given, "chunk") if toward == "queries" and "chunk" in given else None
-    session, maps = looked(visitor), {}
+    looks, maps = looked(visitor).looks, {}
     for lane in LANES:
         try:
-            maps[lane] = heads.token_map(session.look(layer, head, frame, row, column, lane=lane, toward=toward, chunk=chunk))
+            maps[lane] = heads.token_map(looks.look(layer, head, frame, row, column, lane=lane, toward=toward, chunk=chunk))
         except ValueError:
             if lane == "A":
                 raise
@@ -107,7 +107,7 @@ def look(house: House, visitor: Visitor, given: Json) -> Json:
 def pooled(house: House, visitor: Visitor, given: Json) -> Json:
     """One head's attention by frames, all queries."""
     lane: Lane = "B" if given.get("lane") == "B" else "A"
-    return {"matrix": heads.matrix(looked(visitor).pooled(whole(given, "layer"), whole(given, "head"), lane=lane))}
+    return {"matrix": heads.matrix(looked(visitor).looks.pooled(whole(given, "layer"), whole(given, "head"), lane=lane))}
 
 
 def paint(house: House, visitor: Visitor, given: Json) -> Json:
@@ -136,8 +136,9 @@ def profile_file(house: House, visitor: Visitor, given: Json) -> Json:
 
 def lookable(house: House, visitor: Visitor, given: Json) -> Json:
     """In which chunks a head can be looked at, and in words how far back that goes."""
-    chunks, kept, bound = looked(visitor).lookable(whole(given, "layer"), whole(given, "head"))
-    sizes = f"{numbers.size_text(kept)} of at most {numbers.size_text(bound)} of queries and keys kept"
+    looks = looked(visitor).looks
+    chunks = looks.chunks(whole(given, "layer"), whole(given, "head"))
+    sizes = f"{numbers.size_text(looks.nbytes)} of at most {numbers.size_text(looks.bound)} of queries and keys kept"
     return {"chunks": list(chunks), "text": f"{spelled(chunks) if chunks else 'no chunk yet'}; {sizes}"}
 
 
