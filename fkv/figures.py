@@ -59,6 +59,9 @@ def _pocket(report: dict[str, Any]) -> list[Row]:
         ("the same: theme right", _share(full, "theme_right")),
         ("the same: motion right", _share(full, "motion_right")),
     ]
+    for kind, groups in worlds.get("full, by what was asked for", {}).items():
+        shares = [f"{value} {100 * some['right']:.0f} % (n = {some['n']})" for value, some in groups.items()]
+        found.append((f"the same, by {kind} asked for: colour and shape right", ", ".join(shares)))
     gaps = worlds["differences to full, in points"]
     for name, metrics in gaps.items():
         what = f"{name} less full cache, same prompts (n = {worlds[name]['clips']}): kept; shape right; motion right"

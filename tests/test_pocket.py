@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,16 +14,17 @@ from safetensors.torch import load_file, save_file
 from fkv.cache import Commit, KVCache
 from fkv.codec import PocketCodec, load_pocket, pocket_random
 from fkv.pocket import run
-from fkv.pocket.data import draw
-from fkv.pocket.evaluate import summary
+from fkv.pocket.data import Batch, draw
+from fkv.pocket.evaluate import by_kind, summary
 from fkv.pocket.muon import orthogonal
 from fkv.pocket.recipe import ModelRecipe
 from fkv.pocket.stages import Stages
 from fkv.pocket.teacher import Clip, Sight, Teacher, everything, local_heads, some_frames, some_segments, stray
 from fkv.pocket.train import main
-from fkv.pocket.train_model import Lesson, initialise, train_model
+from fkv.pocket.train_model import Lesson, Task, initialise, train_model
 from fkv.policies import parse
 from fkv.spec import POCKET, WanConfig
+from fkv.stream import Stream, Trace, noised
 from fkv.wan import CausalWan
 
 SMALL = replace(POCKET, net=WanConfig(dim=48, heads=4, layers=2, ffn=64, freq_dim=16, text_dim=112, text_len=16, channels=24, gelu="erf"))
@@ -156,25 +158,67 @@ def test_the_chunk_after_a_gap_in_time_is_no_target() -> None:
     assert any(one == [1, 0, 1] for one in known)
 
 
-def test_only_what_is_told_becomes_the_models_own_past() -> None:
-    recipe = ModelRecipe(own=1.0, own_from=0.0, swap=1.0, disturb=0.0)
+def played(*, told: bool) -> tuple[Batch, Task, Clip, CausalWan]:
+    """A batch, what a lesson makes of it with everything taken from the model itself, and the clip that results."""
+    recipe = ModelRecipe(own=1.0, own_from=0.0, swap=1.0, met=1.0, disturb=0.0)
     batch = draw(5, 0, 6, 9)
+    if told:
+        batch.told.fill_(1)
     target = torch.randn(6, 9, 24, 10, 16, generator=torch.Generator().manual_seed(1))
-    task = Lesson(SMALL, recipe).task(batch, target, 0)
-    model = CausalWan(SMALL.net)
-    initialise(model, 3)
+    task, model = Lesson(SMALL, recipe).task(batch, target, 0), small_model(3)
     assert task.own is not None
-    past = task.own.past(Teacher(model, SMALL, local_heads(2, 4)), task.clip)
-    changed = (past.clean != task.clip.clean).flatten(2).any(dim=2)
+    return batch, task, task.own.played(Teacher(model, SMALL, local_heads(2, 4)), task.clip), model
+
+
+def test_only_what_is_told_becomes_the_models_own_past() -> None:
+    batch, task, clip, _ = played(told=False)
+    changed = (clip.clean != task.clip.clean).flatten(2).any(dim=2)
     assert torch.equal(changed, batch.told.bool())
     assert not batch.told.all()
+
+
+def test_what_is_played_is_what_a_stream_makes_and_what_its_sampler_meets() -> None:
+    _, task, clip, model = played(told=True)
+    own, steps = task.own, SMALL.schedule.timesteps()
+    assert own is not None
+
+    def noise(chunk: int) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        first, *fresh = own.noises[:, :, 3 * chunk : 3 * chunk + 3]
+        return first, fresh
+
+    trace: Trace = []
+    stream = Stream(model, SMALL, task.clip.text, parse("full"), noise, trace=trace)
+    made = torch.cat([stream.step().latents for _ in range(3)], dim=1)
+    torch.testing.assert_close(clip.clean, made, atol=1e-4, rtol=1e-4)
+    tries = torch.stack([x0 for kind, x0 in trace if kind == "noisy"]).unflatten(0, (3, len(steps)))
+    assert set(own.state[:, ::3].flatten().tolist()) == {1, 2, 3}
+    for number in range(6):
+        for chunk, state in enumerate(own.state[number, ::3].tolist()):
+            sigma, here = SMALL.schedule.sigma(steps[state]), slice(3 * chunk, 3 * chunk + 3)
+            assert float(task.clip.sigma[number, chunk]) == pytest.approx(sigma)
+            met = noised(tries[chunk, state - 1, number], own.noises[state, number, here], sigma)
+            torch.testing.assert_close(clip.noisy[number, here], met, atol=1e-4, rtol=1e-4)
 
 
 def test_a_run_that_goes_on_takes_the_last_lengths_only() -> None:
     recipe = ModelRecipe(steps=30).continued()
     assert {entry[0] for entry in recipe.lengths} == {1.0}
     assert set(recipe.plan()[0]) == {1, 3, 7}
-    assert recipe.own_from == 0
+    assert (recipe.own_from, recipe.keep) == (0, 0.5)
+
+
+def test_a_run_that_goes_on_leaves_the_mean_of_its_weights_and_those_it_began_from(tmp_path: Path) -> None:
+    save_file(pocket_random().state_dict(), tmp_path / "codec.safetensors")
+    save_file(small_model(5).state_dict(), tmp_path / "first.safetensors")
+    left = []
+    for keep in (0.0, 0.25, 1.0):
+        recipe = ModelRecipe(steps=2, passes=3, lengths=((1.0, 1, 1.0),), keep=keep)
+        train_model(SMALL, recipe, tmp_path / f"work{keep}", tmp_path, "cpu", init=tmp_path / "first.safetensors")
+        left.append({name: tensor.float() for name, tensor in load_file(tmp_path / "model.safetensors").items()})
+    alone, mixed, first = left
+    assert any((alone[name] - first[name]).abs().max() > 1e-3 for name in first)
+    for name, tensor in mixed.items():
+        torch.testing.assert_close(tensor, 0.75 * alone[name] + 0.25 * first[name], atol=1e-3, rtol=2e-3)
 
 
 def test_orthogonal_updates_have_singular_values_near_one() -> None:
@@ -200,6 +244,21 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
     train_model(SMALL, recipe, tmp_path / "b", tmp_path / "broken", "cpu")
     whole, broken = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "broken"))
     assert all(torch.equal(whole[name], broken[name]) for name in whole)
+
+
+def test_a_killed_run_that_goes_on_from_the_file_it_writes_keeps_what_was_there_first(tmp_path: Path) -> None:
+    recipe = ModelRecipe(steps=4, passes=3, lengths=((1.0, 1, 1.0),), keep=0.5)
+    left = []
+    for name, stop in (("whole", 9), ("broken", 1)):
+        out = tmp_path / name
+        out.mkdir()
+        save_file(pocket_random().state_dict(), out / "codec.safetensors")
+        save_file(small_model(5).state_dict(), out / "model.safetensors")
+        with suppress(KeyboardInterrupt):
+            train_model(SMALL, recipe, out / "work", out, "cpu", init=out / "model.safetensors", after=interrupt_at(stop))
+        train_model(SMALL, recipe, out / "work", out, "cpu", init=out / "model.safetensors")
+        left.append(load_file(out / "model.safetensors"))
+    assert all(torch.equal(left[0][name], left[1][name]) for name in left[0])
 
 
 def interrupt_at(last: int):
@@ -266,6 +325,15 @@ def test_the_shipped_codec_reaches_its_target_on_scenes_it_has_not_seen() -> Non
 
 def test_a_summary_says_none_where_no_clip_could_tell() -> None:
     assert summary([])["kept"] is None
+
+
+def test_objects_are_counted_by_what_was_asked_for() -> None:
+    ball = {"colour": "red", "shape": "ball", "motion": "fall", "right": True, "kept": 1.0}
+    star = {**ball, "shape": "star", "right": False, "kept": 0.5}
+    found = by_kind([{"objects": [ball, star]}, {"objects": [{**star, "colour": "blue"}]}])
+    assert found["colour"] == {"blue": {"n": 1, "right": 0, "kept": 0.5}, "red": {"n": 2, "right": 0.5, "kept": 0.75}}
+    assert found["shape"]["ball"] == {"n": 1, "right": 1, "kept": 1}
+    assert found["motion"] == {"fall": {"n": 3, "right": 0.3333, "kept": 0.6667}}
 
 
 def test_the_command_refuses_bad_numbers_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -77,7 +77,7 @@ def held_out(count: int) -> list[str]:
     return [prompt_of(sample_scene(rng)) for _ in range(count)]
 
 
-def summary(found: Sequence[WorldMetrics] | Sequence[dict[str, float]]) -> dict[str, Any]:
+def summary(found: Sequence[WorldMetrics] | Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Mean and standard error of every metric over clips; None where no clip could tell."""
     out: dict[str, Any] = {"clips": len(found)}
     for name in SHARES + NUMBERS:
@@ -142,10 +142,27 @@ def one_trial(engine: Engine, trial: Trial, texts: Sequence[str], chunks: int) -
     rows, keep = [], {}
     for seed, frames in enumerate(tqdm(clips(engine, texts, trial, chunks), desc=trial.name, total=len(texts), mininterval=5)):
         found = world_metrics(frames, read(texts[seed]))
-        rows.append({name: float(getattr(found, name)) for name in SHARES + NUMBERS})
+        objects = [
+            {"colour": asked.colour, "shape": asked.shape, "motion": asked.motion, "right": seen.right, "kept": seen.kept}
+            for asked, seen in zip(read(texts[seed]).objects, found.objects)
+        ]
+        rows.append({name: float(getattr(found, name)) for name in SHARES + NUMBERS} | {"objects": objects})
         if seed < 6:
             keep[f"{trial.name}/{seed}"] = frames[:: max(1, len(frames) // 10)]
     return {"rows": rows}, keep
+
+
+def by_kind(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Of the objects asked for with one colour, shape or motion: how many, the share with colour and shape right, the mean share kept."""
+    objects = [thing for row in rows for thing in row["objects"]]
+    out: dict[str, Any] = {}
+    for kind in ("colour", "shape", "motion"):
+        groups = {value: [one for one in objects if one[kind] == value] for value in sorted({one[kind] for one in objects})}
+        out[kind] = {
+            value: {"n": len(some), **{name: round(float(np.mean([one[name] for one in some])), 4) for name in ("right", "kept")}}
+            for value, some in groups.items()
+        }
+    return out
 
 
 def compare(engine: Engine, profile: HeadProfile, stages: Stages, prompts: int, few: int, chunks: int) -> tuple[dict[str, Any], Pictures]:
@@ -153,20 +170,21 @@ def compare(engine: Engine, profile: HeadProfile, stages: Stages, prompts: int, 
     texts = held_out(prompts)
     out: dict[str, Any] = {"ground truth": summary(truths(few, 12 * chunks))}
     keep: Pictures = {}
-    found: dict[str, list[dict[str, float]]] = {}
+    found: dict[str, list[dict[str, Any]]] = {}
     for trial in trials(profile):
         some = texts if trial.name == "full" else texts[:few]
         numbers, pictures = stages.measured(trial.name, lambda trial=trial, some=some: one_trial(engine, trial, some, chunks))
         found[trial.name] = numbers["rows"]
         keep.update(pictures)
         out[trial.name] = summary(found[trial.name])
+    out["full, by what was asked for"] = by_kind(found["full"])
     out["differences to full, in points"] = {name: _paired(rows, found["full"]) for name, rows in found.items() if name != "full"}
     others = {name: rows for name, rows in found.items() if name.startswith("forcing-kv ")}
     out["differences of measured roles to others, in points"] = {name: _paired(found["forcing-kv"], rows) for name, rows in others.items()}
     return out, keep
 
 
-def _paired(found: Sequence[dict[str, float]], base: Sequence[dict[str, float]]) -> dict[str, Any]:
+def _paired(found: Sequence[dict[str, Any]], base: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Difference of every share to a base on the same prompts, in points, with a 95 % interval from 2000 bootstrap samples."""
     rng = np.random.default_rng(0)
     out = {}

@@ -14,7 +14,8 @@ class ModelRecipe:
     """`passes` is the number of chunk forwards of a batch (a clip of n chunks costs 2 n - 1); lengths of clips, in chunks, go from short
     to long as training proceeds: `lengths` are (until this share of the steps, chunks, weight). Every batch of clips is used `reuse`
     times, with other noise. `near` weighs what local heads stray. `own` is the share of steps, late, with the
-    model's own past in a share `swap` of its chunks."""
+    model's own past in a share `swap` of its chunks; of the chunks of these steps a share `met` is denoised from what its sampler met.
+    A run that goes on from weights leaves the mean of both, those counted `keep` (arXiv 2109.01903)."""
 
     steps: int = 8000
     warmup: int = 100
@@ -40,9 +41,11 @@ class ModelRecipe:
     object_weight: float = 6.0
     near: float = 0.1
     disturb: float = 0.15
-    own: float = 0.6
+    own: float = 0.5
     own_from: float = 0.6
-    swap: float = 0.7
+    swap: float = 0.5
+    met: float = 0.5
+    keep: float = 0.0
     seed: int = 21
 
     def batch_of(self, step: int) -> int:
@@ -63,5 +66,6 @@ class ModelRecipe:
         return chunks, [max(1, round(self.passes / (2 * count - 1))) for count in chunks]
 
     def continued(self) -> ModelRecipe:
-        """The same for weights that a run has left: the last lengths and the own past from the first step on."""
-        return replace(self, lengths=tuple(entry for entry in self.lengths if entry[0] == self.lengths[-1][0]), own_from=0.0)
+        """The same for weights that a run has left: the last lengths and the own past from the first step on, and half of those weights
+        kept."""
+        return replace(self, lengths=tuple(entry for entry in self.lengths if entry[0] == self.lengths[-1][0]), own_from=0.0, keep=0.5)

@@ -31,7 +31,8 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--compile", action="store_true", help="fuse the training pass with torch.compile")
     parser.add_argument("--work", type=Path, default=Path("runs/pocket"), help="checkpoints and logs (default: runs/pocket)")
     parser.add_argument("--out", type=Path, default=ASSETS, help="where the weights go (default: assets/pocket)")
-    parser.add_argument("--init", type=Path, help="go on from these weights (a safetensors file) with the last part of the recipe")
+    about = "go on from these weights (a safetensors file) with the recipe's last part; the mean of both is left"
+    parser.add_argument("--init", type=Path, help=about)
     parser.add_argument("--fresh", action="store_true", help="discard the checkpoint of an earlier run")
     parser.add_argument("--prompts", type=int, default=64, help="held-out prompts of the report (default: 64)")
     return parser

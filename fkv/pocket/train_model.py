@@ -2,8 +2,9 @@
 
 Loss: squared error of x0, weighted by 1 / (sigma^2 + 0.1), more where objects are. Noise levels are those the four-step sampler meets,
 sigma in [0.45, 1]. The clean past is disturbed with a little noise and, towards the end, partly replaced by what the model itself makes
-of it from pure noise in two tries, so that long rollouts hold (diffusion forcing, arXiv 2407.01392; Self Forcing, arXiv 2506.08009).
-Chunks that nothing in text and past tells of are neither targets nor replaced. Matrices inside blocks move by Muon, all else by AdamW.
+of it, chunk after chunk through the cache, so that long rollouts hold (diffusion forcing, arXiv 2407.01392; Self Forcing,
+arXiv 2506.08009); what is to be denoised is then partly what its own sampler met on the way. Chunks that nothing in text and past tells
+of are neither targets nor replaced. Matrices inside blocks move by Muon, all else by AdamW.
 """
 
 from __future__ import annotations
@@ -19,13 +20,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from fkv.cache import Commit
 from fkv.codec import PocketCodec, load_pocket
 from fkv.pocket import run
 from fkv.pocket.data import Batch, loader
 from fkv.pocket.muon import Muon
 from fkv.pocket.recipe import BLOCK, ModelRecipe
 from fkv.pocket.teacher import Clip, Teacher, local_heads, sample_sight
+from fkv.policies.full import Full
 from fkv.spec import ModelSpec
+from fkv.stream import noised
 from fkv.wan import Block, CausalWan
 
 
@@ -62,37 +66,48 @@ def optimisers(model: CausalWan, recipe: ModelRecipe) -> list[torch.optim.Optimi
 
 @dataclass(frozen=True)
 class Own:
-    """Noises of the tries, each [b, F, c, H, W], and the share [b, F] to which the past becomes the network's own."""
+    """What it takes to play a clip as the sampler does: its noises [steps, b, F, c, H, W], the share [b, F] to which the past becomes the
+    network's own, and the state of the sampler [b, F] that a noisy chunk is taken from (0: from the truth)."""
 
-    noises: tuple[Tensor, Tensor]
+    noises: Tensor
     swap: Tensor
+    state: Tensor
 
     def part(self, clips: slice) -> Own:
-        return Own((self.noises[0][clips], self.noises[1][clips]), self.swap[clips])
+        return Own(self.noises[:, clips], self.swap[clips], self.state[clips])
 
     @torch.no_grad()
-    def past(self, teacher: Teacher, clip: Clip) -> Clip:
-        """The clip with every chunk drawn from pure noise, drawn again from that half under noise with the first try as its past, and
-        then swapped in."""
-        made, swap = self.noises[0], self.swap[:, :, None, None, None]
-        clean = clip.clean
-        for level, noise in zip((1.0, 0.5), self.noises):
-            noisy = (1 - level) * made + level * noise
-            made, _ = teacher.predict(replace(clip, clean=clean, noisy=noisy, sigma=torch.full_like(clip.sigma, level)))
-            clean = clip.clean + swap * (made - clip.clean)
-        return replace(clip, clean=clean)
+    def played(self, teacher: Teacher, clip: Clip) -> Clip:
+        """The clip chunk after chunk as the network makes it, each with what it made before as its past."""
+        model, chunk, schedule = teacher.model, teacher.spec.chunk, teacher.spec.schedule
+        sigmas = [schedule.sigma(t) for t in schedule.timesteps()]
+        text, cache = model.read_text(clip.text), model.new_cache(Full(), teacher.spec.geometry, len(clip.clean))
+        clean, noisy = clip.clean.clone(), clip.noisy.clone()
+        for index, first in enumerate(clip.frames[::chunk].tolist()):
+            here = slice(index * chunk, (index + 1) * chunk)
+            x = made = self.noises[0, :, here]
+            for step, (t, sigma) in enumerate(zip(schedule.timesteps(), sigmas)):
+                if step:
+                    x = noised(made, self.noises[step, :, here], sigma)
+                    noisy[:, here] = torch.where(self.state[:, here, None, None, None] == step, x, noisy[:, here])
+                made = model(x, t, text, cache, first)
+            clean[:, here] += self.swap[:, here, None, None, None] * (made - clean[:, here])
+            if index + 1 < clip.sigma.shape[1]:
+                with cache.committing(Commit(index, first, chunk, teacher.spec.geometry, recache=False)):
+                    model.remember(clean[:, here], schedule.context, text, cache, first)
+        return replace(clip, clean=clean, noisy=noisy)
 
 
 @dataclass(frozen=True)
 class Task:
     """A batch ready for the network: the clip, its x0 target [b, F, c, H, W], the loss weight [b, F, H, W], the weight of `stray`, and,
-    where the past is to be partly the network's own, what that takes."""
+    where the clip is first to be partly the network's own, what that takes."""
 
     clip: Clip
     target: Tensor
     weight: Tensor
     near: float
-    own: Own | None
+    own: Own | None = None
 
     def part(self, clips: slice) -> Task:
         c = self.clip
@@ -101,12 +116,10 @@ class Task:
 
     def loss(self, teacher: Teacher) -> tuple[Tensor, float]:
         """Weighted squared error of x0 and what local heads stray, and the plain error of all chunks but the first."""
-        clip, chunk = self.clip, teacher.spec.chunk
-        if self.own is not None:
-            clip = self.own.past(teacher, clip)
+        clip = self.clip if self.own is None else self.own.played(teacher, self.clip)
         found, stray = teacher.predict(clip)
         error = (found - self.target).square().mean(dim=2)
-        return (error * self.weight).mean() + self.near * stray, float(error[:, chunk:].detach().mean())
+        return (error * self.weight).mean() + self.near * stray, float(error[:, teacher.spec.chunk :].detach().mean())
 
 
 @dataclass(frozen=True)
@@ -123,9 +136,13 @@ class Lesson:
         clips, frames = target.shape[:2]
         sigma = self.levels(clips, frames // chunk, generator)
         noise = torch.randn(target.shape, generator=generator).to(target)
-        level = sigma.repeat_interleave(chunk, dim=1)[:, :, None, None, None].to(target)
         strength = torch.rand(clips, generator=generator) * (torch.rand(clips, generator=generator) < 0.6)
         disturbance = recipe.disturb * strength[:, None, None, None, None] * torch.randn(target.shape, generator=generator)
+        told = batch.told.to(target)
+        own = None
+        if step >= recipe.own_from * recipe.steps and rng.random() < recipe.own and frames > chunk:
+            own, sigma = self.own(target, told, sigma, generator)
+        level = sigma.repeat_interleave(chunk, dim=1)[:, :, None, None, None].to(target)
         clip = Clip(
             clean=target + disturbance.to(target),
             noisy=(1 - level) * target + level * noise,
@@ -135,14 +152,19 @@ class Lesson:
             sight=sample_sight(frames // chunk, self.spec.geometry, rng),
         )
         weight = (1 + recipe.object_weight * batch.mask.to(target)) / (level[:, :, 0].square() + 0.1)
-        told = batch.told.to(target)
         weight *= told[:, :, None, None]
-        own = None
-        if step >= recipe.own_from * recipe.steps and rng.random() < recipe.own and frames > chunk:
-            first, second = (torch.randn(target.shape, generator=generator).to(target) for _ in range(2))
-            swap = (torch.rand(sigma.shape, generator=generator) < recipe.swap).to(target).repeat_interleave(chunk, dim=1)
-            own = Own((first, second), swap * told)
         return Task(clip, target, weight, recipe.near, own)
+
+    def own(self, target: Tensor, told: Tensor, sigma: Tensor, generator: torch.Generator) -> tuple[Own, Tensor]:
+        """What a clip is played with, and its noise levels, which are the sampler's where a chunk is taken from one of its states."""
+        schedule, chunk = self.spec.schedule, self.spec.chunk
+        levels = torch.tensor([schedule.sigma(t) for t in schedule.timesteps()])
+        noises = torch.randn((len(levels), *target.shape), generator=generator).to(target)
+        swap = (torch.rand(sigma.shape, generator=generator) < self.recipe.swap).to(target).repeat_interleave(chunk, dim=1)
+        state = torch.randint(1, len(levels), sigma.shape, generator=generator)
+        state *= torch.rand(sigma.shape, generator=generator) < self.recipe.met
+        sigma = torch.where(state > 0, levels[state], sigma)
+        return Own(noises, swap * told, state.repeat_interleave(chunk, dim=1).to(target.device)), sigma
 
     def levels(self, clips: int, chunks: int, generator: torch.Generator) -> Tensor:
         """Noise level of every chunk [clips, chunks]: a quarter at 1, the others uniform in [0.45, 1]."""
@@ -218,20 +240,21 @@ class ModelRun:
         self.recipe, self.checkpoint, self.out = recipe, work / "model.pt", out
         self.model = CausalWan(spec.net).to(device)
         initialise(self.model, recipe.seed)
-        if init is not None:
-            self.model.load_state_dict({name: tensor.float() for name, tensor in load_file(init).items()})
+        self.begun = {name: tensor.float().to(device) for name, tensor in load_file(init).items()} if init is not None else {}
+        if self.begun:
+            self.model.load_state_dict(self.begun)
         self.optimisers = optimisers(self.model, recipe)
         self.average, self.next = run.Average(self.model, recipe.average), 0
         if state := run.load(self.checkpoint):
             self.model.load_state_dict(state["model"])
             for optimiser, saved in zip(self.optimisers, state["optimisers"]):
                 optimiser.load_state_dict(saved)
-            self.average.shadow, self.next = state["average"], state["step"]
+            self.average.shadow, self.next, self.begun = state["average"], state["step"], state.get("begun", self.begun)
 
     def save(self) -> None:
         state = {"model": self.model.state_dict(), "optimisers": run.optimisers_state(self.optimisers)}
-        run.save(self.checkpoint, {**state, "average": self.average.shadow, "step": self.next})
-        export(self.average.shadow, self.out)
+        run.save(self.checkpoint, {**state, "average": self.average.shadow, "step": self.next, "begun": self.begun})
+        export(kept(self.average.shadow, self.begun, self.recipe.keep), self.out)
 
     def step(self, crew: Crew, task: Task, rate: float) -> dict[str, float]:
         """One update at a share `rate` of the full learning rates; gives numbers for the log."""
@@ -258,8 +281,9 @@ def train_model(
     workers: int = 1,
     after: Callable[[int], None] | None = None,
 ) -> None:
-    """Run or resume, from nothing or from the weights in `init`; writes `model.safetensors` (averaged weights) into `out` every minute and
-    at the end. An interrupt saves first; a kill loses a minute at most. `after` is told each step done."""
+    """Run or resume, from nothing or from the weights in `init`; writes `model.safetensors` (weights averaged over the last steps, and
+    with those in `init`) into `out` every minute and at the end. An interrupt saves first; a kill loses a minute at most.
+    `after` is told each step done."""
     codec = load_pocket(out, device)
     training = ModelRun(spec, recipe, work, out, device, init)
     crew, lesson = Crew(training.model, spec, workers, compiled=compiled), Lesson(spec, recipe)
@@ -280,6 +304,11 @@ def train_model(
                 after(step)
     finally:
         training.save()
+
+
+def kept(state: dict[str, Tensor], begun: dict[str, Tensor], share: float) -> dict[str, Tensor]:
+    """The mean of what a run has reached and what it began from, the latter counted `share`; as it is where it began from nothing."""
+    return {name: tensor.lerp(begun[name], share) for name, tensor in state.items()} if begun else state
 
 
 def export(state: dict[str, Tensor], out: Path) -> None:
