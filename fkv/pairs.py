@@ -100,7 +100,7 @@ class Governor:
         for the one whose turn it is. Heads on show that are `wanted`, because nothing of them has been seen, are measured at once."""
         left = self.saved - self.standing
         if left <= 0:
-            return Plan(wanted and 0 < self.limit * self.compute)
+            return Plan(wanted and self.limit * self.compute > 0)
         shown = statistics.median(self.shown) if self.shown else 0.0
         both = self._fit(left - shown, layers)
         if both:
