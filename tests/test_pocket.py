@@ -212,13 +212,13 @@ def test_a_run_that_goes_on_leaves_the_mean_of_its_weights_and_those_it_began_fr
     save_file(small_model(5).state_dict(), tmp_path / "first.safetensors")
     left = []
     for keep in (0.0, 0.25, 1.0):
-        recipe = ModelRecipe(steps=2, passes=3, lengths=((1.0, 1, 1.0),), keep=keep)
+        recipe = ModelRecipe(steps=3, warmup=1, decay=1, passes=3, lengths=((1.0, 1, 1.0),), keep=keep)
         train_model(SMALL, recipe, tmp_path / f"work{keep}", tmp_path, "cpu", init=tmp_path / "first.safetensors")
         left.append({name: tensor.float() for name, tensor in load_file(tmp_path / "model.safetensors").items()})
     alone, mixed, first = left
-    assert any((alone[name] - first[name]).abs().max() > 1e-3 for name in first)
+    assert max(float((alone[name] - first[name]).abs().max()) for name in first) > 5e-3
     for name, tensor in mixed.items():
-        torch.testing.assert_close(tensor, 0.75 * alone[name] + 0.25 * first[name], atol=1e-3, rtol=2e-3)
+        torch.testing.assert_close(tensor, 0.75 * alone[name] + 0.25 * first[name], atol=2e-4, rtol=1e-3)
 
 
 def test_orthogonal_updates_have_singular_values_near_one() -> None:
