@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 
 from fkv.views import evidence, numbers
@@ -65,7 +67,8 @@ def stable(trace: Trace) -> Step | None:
 def nearest_heads(seen: Stability, threshold: float) -> list[tuple[int, int]]:
     """All heads, the nearest to the threshold first."""
     mean = seen.samples.mean(axis=0)
-    return sorted(np.ndindex(*mean.shape), key=lambda place: abs(float(mean[place]) - threshold))
+    layers, heads = mean.shape
+    return sorted(product(range(layers), range(heads)), key=lambda place: abs(float(mean[place]) - threshold))
 
 
 def dots(seen: Stability, threshold: float) -> list[Json]:
