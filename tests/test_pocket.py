@@ -16,15 +16,19 @@ from fkv.codec import PocketCodec, load_pocket, pocket_random
 from fkv.pocket import run
 from fkv.pocket.data import Batch, draw
 from fkv.pocket.evaluate import by_kind, summary
+from fkv.pocket.guide import Guide
 from fkv.pocket.muon import orthogonal
+from fkv.pocket.paint import Renderer
 from fkv.pocket.recipe import ModelRecipe
 from fkv.pocket.stages import Stages
 from fkv.pocket.teacher import Clip, Sight, Teacher, everything, local_heads, some_frames, some_segments, stray
-from fkv.pocket.train import main
+from fkv.pocket.train import ASSETS, main
 from fkv.pocket.train_model import Lesson, Task, initialise, train_model
+from fkv.pocket.world import layout_of, parsed_of
 from fkv.policies import parse
 from fkv.spec import POCKET, WanConfig
 from fkv.stream import Stream, Trace, noised
+from fkv.text import encode_many
 from fkv.wan import CausalWan
 
 SMALL = replace(POCKET, net=WanConfig(dim=48, heads=4, layers=2, ffn=64, freq_dim=16, text_dim=112, text_len=16, channels=24, gelu="erf"))
@@ -150,6 +154,21 @@ def test_a_clip_that_cuts_to_another_scene_is_judged_from_the_cut_on() -> None:
     assert min(cut_at) > 5
 
 
+def test_a_clip_from_the_middle_of_a_scene_may_or_may_not_be_told_where_the_scene_began() -> None:
+    told = set()
+    for step in range(4):
+        batch = draw(5, step, 6, 9, gaps=False)
+        for reel, text in zip(batch.reels, batch.text.numpy()):
+            scene, first = reel[-1].scene, reel[0].first
+            with_places, without = (
+                encode_many([parsed_of(scene)], [layout_of(scene, places=places)])[0].astype(text.dtype) for places in (True, False)
+            )
+            known = np.array_equal(text, with_places)
+            assert known != np.array_equal(text, without)
+            told.add((first == 0 or reel[0].scene is not scene, known))
+    assert told == {(True, True), (False, True), (False, False)}
+
+
 def test_the_chunk_after_a_gap_in_time_is_no_target() -> None:
     batch = next(batch for batch in (draw(5, step, 4, 9) for step in range(20)) if batch.numbers[3] > 3)
     known = [list(clip[::3]) for clip in batch.told]
@@ -158,28 +177,28 @@ def test_the_chunk_after_a_gap_in_time_is_no_target() -> None:
     assert any(one == [1, 0, 1] for one in known)
 
 
-def played(*, told: bool) -> tuple[Batch, Task, Clip, CausalWan]:
-    """A batch, what a lesson makes of it with everything taken from the model itself, and the clip that results."""
+def played(*, told: bool) -> tuple[Batch, Task, Task, CausalWan]:
+    """A batch, what a lesson makes of it with everything taken from the model itself, and the same once it is played."""
     recipe = ModelRecipe(own=1.0, own_from=0.0, swap=1.0, met=1.0, disturb=0.0)
     batch = draw(5, 0, 6, 9)
     if told:
         batch.told.fill_(1)
     target = torch.randn(6, 9, 24, 10, 16, generator=torch.Generator().manual_seed(1))
-    task, model = Lesson(SMALL, recipe).task(batch, target, 0), small_model(3)
+    task, model = Lesson(SMALL, recipe, pocket_random()).task(batch, target, 0), small_model(3)
     assert task.own is not None
-    return batch, task, task.own.played(Teacher(model, SMALL, local_heads(2, 4)), task.clip), model
+    return batch, task, task.own.played(Teacher(model, SMALL, local_heads(2, 4)), task), model
 
 
 def test_only_what_is_told_becomes_the_models_own_past() -> None:
-    batch, task, clip, _ = played(told=False)
-    changed = (clip.clean != task.clip.clean).flatten(2).any(dim=2)
+    batch, task, after, _ = played(told=False)
+    changed = (after.clip.clean != task.clip.clean).flatten(2).any(dim=2)
     assert torch.equal(changed, batch.told.bool())
     assert not batch.told.all()
 
 
 def test_what_is_played_is_what_a_stream_makes_and_what_its_sampler_meets() -> None:
-    _, task, clip, model = played(told=True)
-    own, steps = task.own, SMALL.schedule.timesteps()
+    _, task, after, model = played(told=True)
+    own, clip, steps = task.own, after.clip, SMALL.schedule.timesteps()
     assert own is not None
 
     def noise(chunk: int) -> tuple[torch.Tensor, list[torch.Tensor]]:
@@ -198,6 +217,31 @@ def test_what_is_played_is_what_a_stream_makes_and_what_its_sampler_meets() -> N
             assert float(task.clip.sigma[number, chunk]) == pytest.approx(sigma)
             met = noised(tries[chunk, state - 1, number], own.noises[state, number, here], sigma)
             torch.testing.assert_close(clip.noisy[number, here], met, atol=1e-4, rtol=1e-4)
+
+
+def test_the_target_follows_objects_that_the_past_has_moved() -> None:
+    batch, codec = draw(5, 0, 6, 9, gaps=False), load_pocket(ASSETS)
+    target = codec.encode(batch.frames)
+    recipe = ModelRecipe(own=1.0, own_from=0.0, swap=0.0, met=0.0, disturb=0.0)
+    task, model = Lesson(SMALL, recipe, codec).task(batch, target, 0), small_model(3)
+    teacher = Teacher(model, SMALL, local_heads(2, 4))
+    assert task.own is not None
+    still = task.own.played(teacher, task)
+    assert torch.equal(still.target, task.target)
+    torch.testing.assert_close(still.clip.noisy, task.clip.noisy)
+    clip = int(np.flatnonzero(batch.told.all(1).numpy())[0])
+    guides = [Guide(reel, 12) for reel in batch.reels]
+    for index in range(2):
+        task.own.guided(guides, index, target[:, 3 * index : 3 * index + 3].clone(), task.mask[:, 3 * index : 3 * index + 3].clone())
+    guides[clip].shift[0] = 9.0
+    drawn, mask = target[:, 3:6].clone(), task.mask[:, 3:6].clone()
+    task.own.guided(guides, 1, drawn, mask)
+    changed = (drawn != target[:, 3:6]).flatten(1).any(1)
+    assert torch.equal(changed, torch.arange(6) == clip)
+    paths = guides[clip].paths()
+    frames = Renderer(guides[clip].chunks[1][0]).frames(guides[clip].first, 12, paths)
+    torch.testing.assert_close(drawn[clip], codec.encode(torch.from_numpy(frames)[None])[0], atol=1e-4, rtol=1e-4)
+    assert not torch.equal(mask[clip], task.mask[clip, 3:6])
 
 
 def test_a_run_that_goes_on_takes_the_last_lengths_only() -> None:

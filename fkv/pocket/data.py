@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
+from fkv.pocket.guide import Piece, cells
 from fkv.pocket.paint import Renderer, object_mask
-from fkv.pocket.world import Scene, layout_of, parsed_of, sample_scene
+from fkv.pocket.world import layout_of, parsed_of, sample_scene
 from fkv.text import encode_many
 
 GROUP = 4
@@ -21,22 +22,14 @@ GROUP = 4
 class Batch:
     """frames uint8 [b, 4 * f, height, width, 3]; text [b, len, dim]; mask [b, f, rows, columns] object share per latent cell; told [b, f]
     is 1 where text and past say what the frame shows (not at an untold start, before a cut, or right after a gap); numbers [f] absolute
-    latent frame numbers (with a gap after the first chunk when there is one)."""
+    latent frame numbers (with a gap after the first chunk when there is one); what each clip was cut from."""
 
     frames: Tensor
     text: Tensor
     mask: Tensor
     told: Tensor
     numbers: Tensor
-
-
-@dataclass(frozen=True)
-class Piece:
-    """Pixel frames [first, first + count) of a scene."""
-
-    scene: Scene
-    first: int
-    count: int
+    reels: list[list[Piece]]
 
 
 def film(pieces: list[Piece]) -> tuple[np.ndarray, np.ndarray]:
@@ -44,13 +37,14 @@ def film(pieces: list[Piece]) -> tuple[np.ndarray, np.ndarray]:
     painters = {id(piece.scene): Renderer(piece.scene) for piece in pieces}
     frames = np.concatenate([painters[id(piece.scene)].frames(piece.first, piece.count) for piece in pieces])
     mask = np.concatenate([object_mask(piece.scene, piece.first, piece.count) for piece in pieces])
-    return frames, mask.reshape(-1, GROUP, *mask.shape[1:]).max(axis=1)
+    return frames, cells(mask, GROUP)
 
 
 def draw(seed: int, step: int, batch: int, latents: int, chunk: int = 3, gaps: bool = True) -> Batch:
-    """One batch. Half of the clips start at scene time 0, the others anywhere. With `gaps`, in a quarter of the batches of three chunks or
-    more time jumps forward by up to 600 latent frames after the first chunk, which then plays the part of a distant sink. One long clip
-    in seven cuts to its scene from another one, as after a change of prompt."""
+    """One batch. Half of the clips start at scene time 0, the others anywhere, half of these with a text that tells where things were at
+    time 0, which a rolling cache has forgotten by then. With `gaps`, in a quarter of the batches of three chunks or more time jumps forward
+    by up to 600 latent frames after the first chunk, which then plays the part of a distant sink. One long clip in seven cuts to its scene
+    from another one, as after a change of prompt."""
     rng = np.random.default_rng((seed, step))
     gap = int(rng.integers(1, 200)) * chunk if gaps and latents > 2 * chunk and rng.random() < 0.25 else 0
     scenes, reels, told = [], [], np.ones((batch, latents), np.float32)
@@ -65,17 +59,19 @@ def draw(seed: int, step: int, batch: int, latents: int, chunk: int = 3, gaps: b
             reel = [Piece(scene, start, group), Piece(scene, start + group + GROUP * gap, rest)][: 2 if rest else 1]
             told[clip, :chunk] = start == 0
             told[clip, chunk : 2 * chunk] = gap == 0
-        scenes.append((scene, start))
-        reels.append(film(reel))
+        scenes.append((scene, start == 0 or rng.random() < 0.5))
+        reels.append(reel)
     numbers = np.arange(latents)
     numbers[chunk:] += gap
-    layouts = [layout_of(scene, places=start == 0) for scene, start in scenes]
+    films = [film(reel) for reel in reels]
+    layouts = [layout_of(scene, places=known) for scene, known in scenes]
     return Batch(
-        frames=torch.from_numpy(np.stack([frames for frames, _ in reels])),
+        frames=torch.from_numpy(np.stack([frames for frames, _ in films])),
         text=torch.from_numpy(encode_many([parsed_of(scene) for scene, _ in scenes], layouts)),
-        mask=torch.from_numpy(np.stack([mask for _, mask in reels])),
+        mask=torch.from_numpy(np.stack([mask for _, mask in films])),
         told=torch.from_numpy(told),
         numbers=torch.from_numpy(numbers),
+        reels=reels,
     )
 
 

@@ -24,8 +24,8 @@ class Renderer:
         self.wall = wall_strip(scene) if scene.wall else None
         self._still = self._view(0.0) if scene.camera == "still" else None
 
-    def frames(self, start: int, count: int) -> Array:
-        """uint8 RGB [count, 80, 128, 3] of pixel frames start .. start + count - 1."""
+    def frames(self, start: int, count: int, paths: tuple[Array, Array] | None = None) -> Array:
+        """uint8 RGB [count, 80, 128, 3] of pixel frames start .. start + count - 1; objects at `paths` rather than at the scene's."""
         times = np.arange(start, start + count)
         cameras = np.broadcast_to(np.asarray(self.scene.camera_x(times), np.float64), count)
         out = np.empty((count, HEIGHT, WIDTH, 3), np.uint8)
@@ -34,7 +34,7 @@ class Renderer:
                 out[frame] = self._view(float(camera))
         else:
             out[:] = self._still
-        xs, ys = self.scene.paths(times)
+        xs, ys = self.scene.paths(times) if paths is None else paths
         for index in reversed(range(len(self.scene.objects))):
             thing = self.scene.objects[index]
             _paste(out, thing.shape, PALETTE[thing.colour], xs[:, index], ys[:, index])
@@ -62,11 +62,11 @@ def render(scene: Scene, start: int, count: int) -> Array:
     return Renderer(scene).frames(start, count)
 
 
-def object_mask(scene: Scene, start: int, count: int) -> Array:
-    """Share float32 [count, 10, 16] of every 8 x 8 cell that objects cover (equal-area boxes), less what the wall hides. White ones count
-    `WHITE` fold: they differ least from clouds, snow and bright sky."""
+def object_mask(scene: Scene, start: int, count: int, paths: tuple[Array, Array] | None = None) -> Array:
+    """Share float32 [count, 10, 16] of every 8 x 8 cell that objects cover (equal-area boxes), at `paths` rather than at the scene's, less
+    what the wall hides. White ones count `WHITE` fold: they differ least from clouds, snow and bright sky."""
     times = np.arange(start, start + count)
-    xs, ys = scene.paths(times)
+    xs, ys = scene.paths(times) if paths is None else paths
     left, top = np.arange(WIDTH // CELL) * float(CELL), np.arange(HEIGHT // CELL) * float(CELL)
     wide = _overlap(xs[..., None] - 12, xs[..., None] + 12, left)
     high = _overlap(ys[..., None] - 12, ys[..., None] + 12, top)

@@ -13,9 +13,10 @@ BLOCK = 8
 class ModelRecipe:
     """`passes` is the number of chunk forwards of a batch (a clip of n chunks costs 2 n - 1); lengths of clips, in chunks, go from short
     to long as training proceeds: `lengths` are (until this share of the steps, chunks, weight). Every batch of clips is used `reuse`
-    times, with other noise. `near` weighs what local heads stray. `own` is the share of steps, late, with the
-    model's own past in a share `swap` of its chunks; of the chunks of these steps a share `met` is denoised from what its sampler met.
-    A run that goes on from weights leaves the mean of both, those counted `keep` (arXiv 2109.01903)."""
+    times, with other noise. `near` weighs what local heads stray. `own` is the share of steps, late, with the model's own past in a share
+    `swap` of its chunks; of the chunks of these steps a share `met` is denoised from what its sampler met, and all towards what the world
+    does next from there (`fkv.pocket.guide`). A run that goes on from weights leaves the mean of both, those counted `keep`
+    (arXiv 2109.01903)."""
 
     steps: int = 8000
     warmup: int = 100
@@ -43,7 +44,7 @@ class ModelRecipe:
     disturb: float = 0.15
     own: float = 0.5
     own_from: float = 0.6
-    swap: float = 0.5
+    swap: float = 0.75
     met: float = 0.5
     keep: float = 0.0
     seed: int = 21

@@ -1,0 +1,87 @@
+"""Where a model has brought a scene: objects drawn late and beside their place are found, and lead what is to be drawn next."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from fkv.pocket.guide import KEEP, Guide, Piece
+from fkv.pocket.paint import Renderer
+from fkv.pocket.world import Object, Scene
+
+MOVES = ("bounce", "drift", "orbit", "fall")
+
+
+def scene_of(motion: str, *, wall: bool = False, camera: str = "still") -> Scene:
+    return Scene("green hills", (Object("red", "ball", motion, 3, 1), Object("blue", "star", "drift", 9, 0)), wall, camera)
+
+
+def entered(scene: Scene, first: int) -> Guide:
+    guide = Guide([Piece(scene, first, 48)], 12)
+    guide.enter(0, told=True)
+    return guide
+
+
+@pytest.mark.parametrize("motion", MOVES)
+@pytest.mark.parametrize("camera", ["still", "left"])
+def test_an_object_drawn_late_and_beside_its_place_is_found_and_followed(motion: str, camera: str) -> None:
+    scene = scene_of(motion, camera=camera)
+    guide = entered(scene, 24)
+    times = np.arange(24, 60.0)
+    x, y = scene.paths(times)
+    view = np.asarray(scene.camera_x(times))
+    late_x, late_y = scene.objects[0].path(times - 12, 0, 2)
+    x[:, 0], y[:, 0] = late_x - view + 4, late_y - 3
+    guide.seen(Renderer(scene).frames(24, 12, (x[:12], y[:12])))
+    guide.enter(1, told=True)
+    found_x, found_y = guide.paths()
+    assert guide.strayed
+    assert np.hypot(found_x[0, 0] - x[12, 0], found_y[0, 0] - y[12, 0]) < 1.5
+    script_x, script_y = (way[12:24] for way in scene.paths(times))
+    last = np.hypot(found_x[-1, 0] - x[23, 0], found_y[-1, 0] - y[23, 0])
+    assert last < np.hypot(script_x[-1, 0] - x[23, 0], script_y[-1, 0] - y[23, 0]) / 2
+    assert np.abs(found_x[:, 1] - script_x[:, 1]).max() < 1.5
+
+
+def test_an_object_where_the_script_has_it_has_not_strayed() -> None:
+    scene = scene_of("orbit")
+    guide = entered(scene, 24)
+    guide.seen(Renderer(scene).frames(24, 12))
+    guide.enter(1, told=True)
+    assert not guide.strayed
+
+
+def test_an_object_that_is_not_seen_is_expected_where_it_was_last_and_ever_nearer_its_place() -> None:
+    scene = scene_of("drift")
+    guide = entered(scene, 0)
+    guide.shift[0] = 10.0
+    empty = Renderer(Scene("green hills", ())).frames(0, 12, (np.zeros((12, 0)), np.zeros((12, 0))))
+    for chunk in (1, 2):
+        guide.seen(empty)
+        assert guide.shift[0] == pytest.approx(10 * KEEP**chunk)
+    guide.passed()
+    assert guide.shift[0] == pytest.approx(10 * KEEP**3)
+    for index in range(4):
+        guide.enter(index, told=True)
+        x, _ = guide.paths()
+        assert x.shape == (12, 2)
+
+
+def test_an_object_behind_the_wall_is_not_taken_for_one_that_moved() -> None:
+    scene = scene_of("bounce", wall=True)
+    times = np.arange(0, 400)
+    behind = np.abs(scene.paths(times)[0][:, 0] - scene.wall_x) < 18
+    guide = entered(scene, int(times[behind][0]))
+    guide.seen(Renderer(scene).frames(guide.first, 12))
+    assert guide.delay[0] == 0
+    assert guide.shift[:, 0] == pytest.approx([0, 0])
+
+
+def test_another_scene_and_what_nothing_tells_of_start_anew() -> None:
+    first, second = scene_of("orbit"), scene_of("fall")
+    guide = Guide([Piece(first, 120, 24), Piece(second, 0, 24)], 12)
+    for index, told, kept in ((0, False, 0), (1, True, 5), (2, True, 0), (3, True, 5), (3, False, 0)):
+        guide.enter(index, told=told)
+        assert guide.shift[0, 0] == kept
+        guide.shift[0] = 5.0
+    assert [start for _, start in guide.chunks] == [120, 132, 0, 12]
