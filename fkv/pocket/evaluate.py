@@ -244,7 +244,7 @@ def write_report(
     few: int = 32,
     profiled: int = 16,
     chunks: int = 20,
-    long_clips: int = 2,
+    long_clips: int = 8,
     long_frames: int = 1000,
 ) -> None:
     """Profile the heads, measure everything, and write `heads.json`, `report.json` and `report.png` into `out`. A stopped report goes on
@@ -276,7 +276,7 @@ def write_report(
     (out / "report.json").write_text(json.dumps(report, indent=1))
     few_rows = {name: frames for name, frames in pictures.items() if name.startswith(("full/", "forcing-kv/"))}
     sheet(few_rows, out / "report.png")
-    sheet(long_pictures, out / "report_long.png")
+    sheet({name: frames for name, frames in long_pictures.items() if name.endswith(("/0", "/1"))}, out / "report_long.png")
 
 
 def heads_summary(profile: HeadProfile) -> dict[str, Any]:
