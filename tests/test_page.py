@@ -109,11 +109,11 @@ def test_pause_holds_resume_goes_on_and_stop_ends(visit: Callable[..., Any], hou
 def test_a_double_click_makes_one_run_and_start_again_begins_anew(visit: Callable[..., Any], house: House) -> None:
     page, begun = visit(), house.engine.begun
     page.dblclick("#start")
-    reach(page, 4)
+    reach(page, 16)
     assert house.engine.begun == begun + 1
     run = page.evaluate(f"{STAGE}.run")
     page.click("#start")
-    page.wait_for_function(f"{STAGE}.run !== '{run}' && {STAGE}.newest >= 1 && {STAGE}.newest < 4")
+    page.wait_for_function(f"{STAGE}.run !== '{run}' && {STAGE}.newest >= 1 && {STAGE}.newest < 16")
     wait_until(lambda: house.engine.begun - house.engine.ended == 1)
     page.reload()
     page.wait_for_function(READY)
