@@ -45,13 +45,14 @@ class Guide:
     def __init__(self, reel: Sequence[Piece], count: int):
         self.count = count
         self.chunks = [(piece.scene, first) for piece in reel for first in range(piece.first, piece.first + piece.count, count)]
-        self.painters: dict[int, Renderer] = {}
         self.scene: Scene | None = None
+        self.painter: Renderer | None = None
 
     def enter(self, index: int, *, told: bool) -> None:
         """Go on to a chunk: what objects were off is left behind where the scene changes, or nothing tells where they are."""
         scene, self.first = self.chunks[index]
         if scene is not self.scene or not told:
+            self.painter = self.painter if scene is self.scene else None
             self.scene, self.delay, self.shift = scene, np.zeros(len(scene.objects)), np.zeros((2, len(scene.objects)))
 
     @property
@@ -70,9 +71,9 @@ class Guide:
 
     def drawn(self) -> tuple[Array, Array]:
         """The chunk as it is to be: frames uint8 [n, 80, 128, 3] and object masks [n, rows, columns]."""
-        painter = self.painters.setdefault(id(self._scene), Renderer(self._scene))
+        self.painter = self.painter or Renderer(self._scene)
         paths = self.paths()
-        return painter.frames(self.first, self.count, paths), object_mask(self._scene, self.first, self.count, paths)
+        return self.painter.frames(self.first, self.count, paths), object_mask(self._scene, self.first, self.count, paths)
 
     def passed(self) -> None:
         """The chunk was as it was to be."""
