@@ -21,9 +21,10 @@ from fkv.pocket.muon import orthogonal
 from fkv.pocket.paint import Renderer
 from fkv.pocket.recipe import ModelRecipe
 from fkv.pocket.stages import Stages
+from fkv.pocket.tasks import Lesson, Task
 from fkv.pocket.teacher import Clip, Sight, Teacher, everything, local_heads, some_frames, some_segments, stray
 from fkv.pocket.train import ASSETS, main
-from fkv.pocket.train_model import Lesson, Task, initialise, train_model
+from fkv.pocket.train_model import initialise, train_model
 from fkv.pocket.world import layout_of, parsed_of
 from fkv.policies import parse
 from fkv.spec import POCKET, WanConfig

@@ -1,11 +1,7 @@
 """Training of the pocket model: flow matching on clean chunks ahead of noisy ones, with the network's x0 as output.
 
 Loss: squared error of x0, weighted by 1 / (sigma^2 + 0.1), more where objects are. Noise levels are those the four-step sampler meets,
-sigma in [0.45, 1]. The clean past is disturbed with a little noise and, towards the end, partly replaced by what the model itself makes
-of it, chunk after chunk through the cache, so that long rollouts hold (diffusion forcing, arXiv 2407.01392; Self Forcing,
-arXiv 2506.08009); what is to be denoised is then partly what its own sampler met on the way, and what is to come out is how the world goes
-on from there (`fkv.pocket.guide`). Chunks that nothing in text and past tells of are neither targets nor replaced. Matrices inside blocks
-move by Muon, all else by AdamW.
+sigma in [0.45, 1]. What a step asks for is in `fkv.pocket.tasks`. Matrices inside blocks move by Muon, all else by AdamW.
 """
 
 from __future__ import annotations
@@ -13,25 +9,21 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from fkv.cache import Commit
 from fkv.codec import PocketCodec, load_pocket
 from fkv.pocket import run
-from fkv.pocket.data import GROUP, Batch, loader
-from fkv.pocket.guide import Guide, Piece, cells
+from fkv.pocket.data import Batch, loader
 from fkv.pocket.muon import Muon
 from fkv.pocket.recipe import BLOCK, ModelRecipe
-from fkv.pocket.teacher import Clip, Teacher, local_heads, sample_sight
-from fkv.policies.full import Full
+from fkv.pocket.tasks import Lesson, Task
+from fkv.pocket.teacher import Teacher, local_heads
 from fkv.spec import ModelSpec
-from fkv.stream import noised
 from fkv.wan import Block, CausalWan
 
 
@@ -64,147 +56,6 @@ def optimisers(model: CausalWan, recipe: ModelRecipe) -> list[torch.optim.Optimi
         *(Muon(matrices[half::2], lr=recipe.matrix_rate, weight_decay=recipe.weight_decay) for half in (0, 1)),
         torch.optim.AdamW(rest, lr=recipe.rate, betas=(0.9, 0.95), weight_decay=0.0),
     ]
-
-
-@dataclass(frozen=True)
-class Task:
-    """A batch ready for the network: the clip, its x0 target [b, F, c, H, W], its object masks [b, F, H, W] and loss weights [b, F], and,
-    where the clip is first to be partly the network's own, what that takes."""
-
-    clip: Clip
-    target: Tensor
-    mask: Tensor
-    weight: Tensor
-    recipe: ModelRecipe
-    own: Own | None = None
-
-    def part(self, clips: slice) -> Task:
-        c = self.clip
-        clip = Clip(c.clean[clips], c.noisy[clips], c.sigma[clips], c.text[clips], c.frames, c.sight)
-        own = None if self.own is None else self.own.part(clips)
-        return replace(self, clip=clip, target=self.target[clips], mask=self.mask[clips], weight=self.weight[clips], own=own)
-
-    def loss(self, teacher: Teacher) -> tuple[Tensor, float]:
-        """Weighted squared error of x0 and what local heads stray, and the plain error of all chunks but the first."""
-        task = self if self.own is None else self.own.played(teacher, self)
-        found, stray = teacher.predict(task.clip)
-        error = (found - task.target).square().mean(dim=2)
-        weight = (1 + self.recipe.object_weight * task.mask) * task.weight[:, :, None, None]
-        return (error * weight).mean() + self.recipe.near * stray, float(error[:, teacher.spec.chunk :].detach().mean())
-
-
-@dataclass(frozen=True)
-class Own:
-    """What it takes to play a clip as the sampler does: its noises [steps, b, F, c, H, W], the share [b, F] to which the past becomes the
-    network's own, the state of the sampler [b, F] that a noisy chunk is taken from (0: from the truth), what is told [b, F], and the scenes
-    and the codec to see by where the network's objects are."""
-
-    noises: Tensor
-    swap: Tensor
-    state: Tensor
-    told: Tensor
-    reels: Sequence[Sequence[Piece]]
-    codec: PocketCodec
-
-    def part(self, clips: slice) -> Own:
-        noises, swap, state, told = self.noises[:, clips], self.swap[clips], self.state[clips], self.told[clips]
-        return Own(noises, swap, state, told, self.reels[clips], self.codec)
-
-    @torch.no_grad()
-    def played(self, teacher: Teacher, task: Task) -> Task:
-        """The clip chunk after chunk as the network makes it, each with what it made before as its past and the world's own continuation of
-        that past as its target."""
-        model, chunk, schedule, clip = teacher.model, teacher.spec.chunk, teacher.spec.schedule, task.clip
-        sigmas = [schedule.sigma(t) for t in schedule.timesteps()]
-        text, cache = model.read_text(clip.text), model.new_cache(Full(), teacher.spec.geometry, len(clip.clean))
-        guides = [Guide(reel, chunk * GROUP) for reel in self.reels]
-        level = clip.sigma.repeat_interleave(chunk, dim=1)[:, :, None, None, None]
-        clean, noisy, target, mask = clip.clean.clone(), clip.noisy.clone(), task.target.clone(), task.mask.clone()
-        decoder = self.codec.decoder()
-        for index, first in enumerate(clip.frames[::chunk].tolist()):
-            here = slice(index * chunk, (index + 1) * chunk)
-            self.guided(guides, index, target[:, here], mask[:, here])
-            moved = target[:, here] - task.target[:, here]
-            clean[:, here] += moved
-            noisy[:, here] += (1 - level[:, here]) * moved
-            x = made = self.noises[0, :, here]
-            for step, (t, sigma) in enumerate(zip(schedule.timesteps(), sigmas)):
-                if step:
-                    x = noised(made, self.noises[step, :, here], sigma)
-                    noisy[:, here] = torch.where(self.state[:, here, None, None, None] == step, x, noisy[:, here])
-                made = model(x, t, text, cache, first)
-            clean[:, here] += self.swap[:, here, None, None, None] * (made - clean[:, here])
-            if index + 1 < clip.sigma.shape[1]:
-                self.watch(guides, here.start, decoder.decode(clean[:, here]).cpu().numpy())
-                with cache.committing(Commit(index, first, chunk, teacher.spec.geometry, recache=False)):
-                    model.remember(clean[:, here], schedule.context, text, cache, first)
-        return replace(task, clip=replace(clip, clean=clean, noisy=noisy), target=target, mask=mask)
-
-    def guided(self, guides: Sequence[Guide], index: int, target: Tensor, mask: Tensor) -> None:
-        """Draw anew the target [b, chunk, c, H, W] and the mask of a chunk, in place, where objects are not where the script has them."""
-        for guide, told in zip(guides, self.told[:, index * target.shape[1]].tolist()):
-            guide.enter(index, told=bool(told))
-        strayed = [number for number, guide in enumerate(guides) if guide.strayed]
-        if strayed:
-            frames, masks = zip(*(guides[number].drawn() for number in strayed))
-            target[strayed] = self.codec.encode(torch.from_numpy(np.stack(frames)))
-            mask[strayed] = torch.from_numpy(np.stack([cells(one, GROUP) for one in masks])).to(mask)
-
-    def watch(self, guides: Sequence[Guide], frame: int, pixels: np.ndarray) -> None:
-        """See in a chunk's pixels [b, n, h, w, 3], which begins at latent `frame`, where the network has drawn objects of its own."""
-        for guide, own, frames in zip(guides, self.swap[:, frame].tolist(), pixels):
-            guide.seen(frames) if own else guide.passed()
-
-
-@dataclass(frozen=True)
-class Lesson:
-    """Turns encoded batches into tasks; what a task is made of depends on the seed and the step alone."""
-
-    spec: ModelSpec
-    recipe: ModelRecipe
-    codec: PocketCodec
-
-    def task(self, batch: Batch, target: Tensor, step: int) -> Task:
-        recipe, chunk = self.recipe, self.spec.chunk
-        rng = np.random.default_rng((recipe.seed, 7, step))
-        generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        clips, frames = target.shape[:2]
-        sigma = self.levels(clips, frames // chunk, generator)
-        noise = torch.randn(target.shape, generator=generator).to(target)
-        strength = torch.rand(clips, generator=generator) * (torch.rand(clips, generator=generator) < 0.6)
-        disturbance = recipe.disturb * strength[:, None, None, None, None] * torch.randn(target.shape, generator=generator)
-        own = None
-        if step >= recipe.own_from * recipe.steps and rng.random() < recipe.own and frames > chunk:
-            own, sigma = self.own(batch, target, sigma, generator)
-        level = sigma.repeat_interleave(chunk, dim=1)[:, :, None, None, None].to(target)
-        clip = Clip(
-            clean=target + disturbance.to(target),
-            noisy=(1 - level) * target + level * noise,
-            sigma=sigma.to(target),
-            text=batch.text.to(target),
-            frames=batch.numbers,
-            sight=sample_sight(frames // chunk, self.spec.geometry, rng),
-        )
-        weight = batch.told.to(target) / (level[:, :, 0, 0, 0].square() + 0.1)
-        return Task(clip, target, batch.mask.to(target), weight, recipe, own)
-
-    def own(self, batch: Batch, target: Tensor, sigma: Tensor, generator: torch.Generator) -> tuple[Own, Tensor]:
-        """What a clip is played with, and its noise levels, which are the sampler's where a chunk is taken from one of its states."""
-        schedule, chunk = self.spec.schedule, self.spec.chunk
-        levels = torch.tensor([schedule.sigma(t) for t in schedule.timesteps()])
-        noises = torch.randn((len(levels), *target.shape), generator=generator).to(target)
-        swap = (torch.rand(sigma.shape, generator=generator) < self.recipe.swap).to(target).repeat_interleave(chunk, dim=1)
-        state = torch.randint(1, len(levels), sigma.shape, generator=generator)
-        state *= torch.rand(sigma.shape, generator=generator) < self.recipe.met
-        sigma = torch.where(state > 0, levels[state], sigma)
-        told = batch.told.to(target)
-        state = state.repeat_interleave(chunk, dim=1).to(target.device)
-        return Own(noises, swap * told, state, told, batch.reels, self.codec), sigma
-
-    def levels(self, clips: int, chunks: int, generator: torch.Generator) -> Tensor:
-        """Noise level of every chunk [clips, chunks]: a quarter at 1, the others uniform in [0.45, 1]."""
-        uniform = 0.45 + 0.55 * torch.rand(clips, chunks, generator=generator)
-        return torch.where(torch.rand(clips, chunks, generator=generator) < 0.25, torch.ones(()), uniform)
 
 
 class Crew:
