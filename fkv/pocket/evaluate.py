@@ -77,11 +77,16 @@ def held_out(count: int) -> list[str]:
     return [prompt_of(sample_scene(rng)) for _ in range(count)]
 
 
-def summary(found: Sequence[WorldMetrics] | Sequence[dict[str, Any]]) -> dict[str, Any]:
+def shares(found: WorldMetrics) -> dict[str, Any]:
+    """The metrics of one clip by name, as a report keeps them."""
+    return {name: float(getattr(found, name)) for name in SHARES + NUMBERS}
+
+
+def summary(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Mean and standard error of every metric over clips; None where no clip could tell."""
     out: dict[str, Any] = {"clips": len(found)}
     for name in SHARES + NUMBERS:
-        values = np.array([one[name] if isinstance(one, dict) else float(getattr(one, name)) for one in found])
+        values = np.array([one[name] for one in found])
         values = values[np.isfinite(values)]
         if len(values):
             error = float(values.std(ddof=1) / len(values) ** 0.5) if len(values) > 1 else None
@@ -146,7 +151,7 @@ def one_trial(engine: Engine, trial: Trial, texts: Sequence[str], chunks: int) -
             {"colour": asked.colour, "shape": asked.shape, "motion": asked.motion, "right": seen.right, "kept": seen.kept}
             for asked, seen in zip(read(texts[seed]).objects, found.objects)
         ]
-        rows.append({name: float(getattr(found, name)) for name in SHARES + NUMBERS} | {"objects": objects})
+        rows.append(shares(found) | {"objects": objects})
         if seed < 6:
             keep[f"{trial.name}/{seed}"] = frames[:: max(1, len(frames) // 10)]
     return {"rows": rows}, keep
@@ -168,7 +173,7 @@ def by_kind(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def compare(engine: Engine, profile: HeadProfile, stages: Stages, prompts: int, few: int, chunks: int) -> tuple[dict[str, Any], Pictures]:
     """World metrics per trial (the full cache over all prompts, the others over the first `few`) and frames to look at."""
     texts = held_out(prompts)
-    out: dict[str, Any] = {"ground truth": summary(truths(few, 12 * chunks))}
+    out: dict[str, Any] = {"ground truth": summary([shares(one) for one in truths(few, 12 * chunks)])}
     keep: Pictures = {}
     found: dict[str, list[dict[str, Any]]] = {}
     for trial in trials(profile):
@@ -202,7 +207,9 @@ def endurance(engine: Engine, profile: HeadProfile, stages: Stages, count: int, 
     """Rollouts of `frames` latent frames: objects kept, drift of sharpness and saturation against the third chunk."""
     chunks = -(-frames // engine.spec.chunk)
     texts = held_out(count)
-    out: dict[str, Any] = {"ground truth": summary(truths(count, 4 * engine.spec.chunk * chunks))}
+    length = 4 * engine.spec.chunk * chunks
+    drawn, _ = stages.measured(f"{frames} frames, ground truth", lambda: ({"rows": [shares(one) for one in truths(count, length)]}, {}))
+    out: dict[str, Any] = {"ground truth": summary(drawn["rows"])}
     keep: Pictures = {}
     for trial in trials(profile):
         if trial.name in ("full", "window", "forcing-kv"):
