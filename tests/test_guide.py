@@ -32,7 +32,7 @@ def test_an_object_drawn_late_and_beside_its_place_is_found_and_followed(motion:
     view = np.asarray(scene.camera_x(times))
     late_x, late_y = scene.objects[0].path(times - 12, 0, 2)
     x[:, 0], y[:, 0] = late_x - view + 4, late_y - 3
-    guide.seen(Renderer(scene).frames(24, 12, (x[:12], y[:12])))
+    guide.off = guide.found(Renderer(scene).frames(24, 12, (x[:12], y[:12])))
     guide.enter(1, told=True)
     found_x, found_y = guide.paths()
     assert guide.strayed
@@ -46,7 +46,7 @@ def test_an_object_drawn_late_and_beside_its_place_is_found_and_followed(motion:
 def test_an_object_where_the_script_has_it_has_not_strayed() -> None:
     scene = scene_of("orbit")
     guide = entered(scene, 24)
-    guide.seen(Renderer(scene).frames(24, 12))
+    guide.off = guide.found(Renderer(scene).frames(24, 12))
     guide.enter(1, told=True)
     assert not guide.strayed
 
@@ -54,13 +54,13 @@ def test_an_object_where_the_script_has_it_has_not_strayed() -> None:
 def test_an_object_that_is_not_seen_is_expected_where_it_was_last_and_ever_nearer_its_place() -> None:
     scene = scene_of("drift")
     guide = entered(scene, 0)
-    guide.shift[0] = 10.0
+    guide.off[1][0] = 10.0
     empty = Renderer(Scene("green hills", ())).frames(0, 12, (np.zeros((12, 0)), np.zeros((12, 0))))
     for chunk in (1, 2):
-        guide.seen(empty)
-        assert guide.shift[0] == pytest.approx(10 * KEEP**chunk)
-    guide.passed()
-    assert guide.shift[0] == pytest.approx(10 * KEEP**3)
+        guide.off = guide.found(empty)
+        assert guide.off[1][0] == pytest.approx(10 * KEEP**chunk)
+    guide.off = guide.planned
+    assert guide.off[1][0] == pytest.approx(10 * KEEP**3)
     for index in range(4):
         guide.enter(index, told=True)
         x, _ = guide.paths()
@@ -72,9 +72,9 @@ def test_an_object_behind_the_wall_is_not_taken_for_one_that_moved() -> None:
     times = np.arange(0, 400)
     behind = np.abs(scene.paths(times)[0][:, 0] - scene.wall_x) < 18
     guide = entered(scene, int(times[behind][0]))
-    guide.seen(Renderer(scene).frames(guide.first, 12))
-    assert guide.delay[0] == 0
-    assert guide.shift[:, 0] == pytest.approx([0, 0])
+    guide.off = guide.found(Renderer(scene).frames(guide.first, 12))
+    assert guide.off[0][0] == 0
+    assert guide.off[1][:, 0] == pytest.approx([0, 0])
 
 
 def test_another_scene_and_what_nothing_tells_of_start_anew() -> None:
@@ -82,6 +82,6 @@ def test_another_scene_and_what_nothing_tells_of_start_anew() -> None:
     guide = Guide([Piece(first, 120, 24), Piece(second, 0, 24)], 12)
     for index, told, kept in ((0, False, 0), (1, True, 5), (2, True, 0), (3, True, 5), (3, False, 0)):
         guide.enter(index, told=told)
-        assert guide.shift[0, 0] == kept
-        guide.shift[0] = 5.0
+        assert guide.off[1][0, 0] == kept
+        guide.off[1][0] = 5.0
     assert [start for _, start in guide.chunks] == [120, 132, 0, 12]

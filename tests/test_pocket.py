@@ -16,16 +16,16 @@ from fkv.codec import PocketCodec, load_pocket, pocket_random
 from fkv.pocket import run
 from fkv.pocket.data import Batch, draw
 from fkv.pocket.evaluate import by_kind, summary
-from fkv.pocket.guide import Guide
+from fkv.pocket.guide import Guide, Piece
 from fkv.pocket.muon import orthogonal
 from fkv.pocket.paint import Renderer
 from fkv.pocket.recipe import ModelRecipe
 from fkv.pocket.stages import Stages
-from fkv.pocket.tasks import Lesson, Task
+from fkv.pocket.tasks import Lesson, Own, Task
 from fkv.pocket.teacher import Clip, Sight, Teacher, everything, local_heads, some_frames, some_segments, stray
 from fkv.pocket.train import ASSETS, main
 from fkv.pocket.train_model import initialise, train_model
-from fkv.pocket.world import layout_of, parsed_of
+from fkv.pocket.world import Object, Scene, layout_of, parsed_of
 from fkv.policies import parse
 from fkv.spec import POCKET, WanConfig
 from fkv.stream import Stream, Trace, noised
@@ -234,7 +234,7 @@ def test_the_target_follows_objects_that_the_past_has_moved() -> None:
     guides = [Guide(reel, 12) for reel in batch.reels]
     for index in range(2):
         task.own.guided(guides, index, target[:, 3 * index : 3 * index + 3].clone(), task.mask[:, 3 * index : 3 * index + 3].clone())
-    guides[clip].shift[0] = 9.0
+    guides[clip].off[1][0] = 9.0
     drawn, mask = target[:, 3:6].clone(), task.mask[:, 3:6].clone()
     task.own.guided(guides, 1, drawn, mask)
     changed = (drawn != target[:, 3:6]).flatten(1).any(1)
@@ -245,11 +245,33 @@ def test_the_target_follows_objects_that_the_past_has_moved() -> None:
     assert not torch.equal(mask[clip], task.mask[clip, 3:6])
 
 
+def test_what_the_sampler_met_is_asked_to_come_out_sharp_where_it_came_out() -> None:
+    scene = Scene("green hills", (Object("red", "star", "drift", 3, 1),))
+    reels = [[Piece(scene, 24, 24)]] * 3
+    guides = [Guide(reel, 12) for reel in reels]
+    codec, painter, ones = load_pocket(ASSETS), Renderer(scene), torch.ones(3, 6)
+    x, y = scene.paths(np.arange(24, 36))
+    there = painter.frames(24, 12, (x + 5, y + 3))
+    met, swap = torch.tensor([1, 0, 2])[:, None] * ones.int(), torch.tensor([1.0, 1.0, 0.0])[:, None] * ones
+    own = Own(torch.zeros(4, 3, 6, 24, 10, 16), swap, met, ones, reels, codec)
+    target = codec.encode(torch.from_numpy(np.stack([painter.frames(24, 12)] * 3)))
+    asked, mask = target.clone(), torch.zeros(3, 3, 10, 16)
+    own.guided(guides, 0, asked, mask)
+    assert torch.equal(asked, target)
+    own.draw(own.watch(guides, 0, np.stack([there] * 3), [0.3, 0.3, 0.8]), asked, mask)
+    assert torch.equal(asked[1], target[1])
+    for clip, left in ((0, 0.3), (2, 0.8)):
+        sharp = codec.encode(torch.from_numpy(painter.frames(24, 12, (x + 5 * (1 - left), y + 3 * (1 - left))))[None])[0]
+        assert float((asked[clip] - sharp).square().mean()) < 0.2 * float((target[clip] - sharp).square().mean())
+        assert mask[clip].any()
+    assert [guide.strayed for guide in guides] == [True, True, False]
+
+
 def test_a_run_that_goes_on_takes_the_last_lengths_only() -> None:
     recipe = ModelRecipe(steps=30).continued()
     assert {entry[0] for entry in recipe.lengths} == {1.0}
     assert set(recipe.plan()[0]) == {1, 3, 7}
-    assert (recipe.own_from, recipe.keep) == (0, 0.5)
+    assert (recipe.own_from, recipe.keep) == (0, 1 / 3)
 
 
 def test_a_run_that_goes_on_leaves_the_mean_of_its_weights_and_those_it_began_from(tmp_path: Path) -> None:

@@ -31,9 +31,9 @@ class ModelRecipe:
         (0.75, 2, 0.1),
         (0.75, 3, 0.3),
         (0.75, 7, 0.15),
-        (1.0, 1, 0.2),
-        (1.0, 3, 0.45),
-        (1.0, 7, 0.35),
+        (1.0, 1, 0.15),
+        (1.0, 3, 0.35),
+        (1.0, 7, 0.5),
     )
     matrix_rate: float = 5e-3
     rate: float = 3e-3
@@ -67,6 +67,6 @@ class ModelRecipe:
         return chunks, [max(1, round(self.passes / (2 * count - 1))) for count in chunks]
 
     def continued(self) -> ModelRecipe:
-        """The same for weights that a run has left: the last lengths and the own past from the first step on, and half of those weights
-        kept."""
-        return replace(self, lengths=tuple(entry for entry in self.lengths if entry[0] == self.lengths[-1][0]), own_from=0.0, keep=0.5)
+        """The same for weights that a run has left: the last lengths and the own past from the first step on, and a third of those
+        weights kept."""
+        return replace(self, lengths=tuple(entry for entry in self.lengths if entry[0] == self.lengths[-1][0]), own_from=0.0, keep=1 / 3)

@@ -18,12 +18,14 @@ from torch import Tensor
 from fkv.cache import Commit
 from fkv.codec import PocketCodec
 from fkv.pocket.data import GROUP, Batch
-from fkv.pocket.guide import Guide, Piece, cells
+from fkv.pocket.guide import Guide, Piece, apart, between, cells
 from fkv.pocket.recipe import ModelRecipe
 from fkv.pocket.teacher import Clip, Teacher, sample_sight
 from fkv.policies.full import Full
 from fkv.spec import ModelSpec
 from fkv.stream import noised
+
+Drawn = tuple[np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ class Own:
     @torch.no_grad()
     def played(self, teacher: Teacher, task: Task) -> Task:
         """The clip chunk after chunk as the network makes it, each with what it made before as its past and the world's own continuation of
-        that past as its target."""
+        that past as its target, or, from half-way through the sampler, what comes out of it, made sharp."""
         model, chunk, schedule, clip = teacher.model, teacher.spec.chunk, teacher.spec.schedule, task.clip
         sigmas = [schedule.sigma(t) for t in schedule.timesteps()]
         text, cache = model.read_text(clip.text), model.new_cache(Full(), teacher.spec.geometry, len(clip.clean))
@@ -94,8 +96,9 @@ class Own:
                     noisy[:, here] = torch.where(self.state[:, here, None, None, None] == step, x, noisy[:, here])
                 made = model(x, t, text, cache, first)
             clean[:, here] += self.swap[:, here, None, None, None] * (made - clean[:, here])
+            placed = self.watch(guides, here.start, decoder.decode(made).cpu().numpy(), clip.sigma[:, index].tolist())
+            self.draw(placed, target[:, here], mask[:, here])
             if index + 1 < clip.sigma.shape[1]:
-                self.watch(guides, here.start, decoder.decode(clean[:, here]).cpu().numpy())
                 with cache.committing(Commit(index, first, chunk, teacher.spec.geometry, recache=False)):
                     model.remember(clean[:, here], schedule.context, text, cache, first)
         return replace(task, clip=replace(clip, clean=clean, noisy=noisy), target=target, mask=mask)
@@ -104,16 +107,25 @@ class Own:
         """Draw anew the target [b, chunk, c, H, W] and the mask of a chunk, in place, where objects are not where the script has them."""
         for guide, told in zip(guides, self.told[:, index * target.shape[1]].tolist()):
             guide.enter(index, told=bool(told))
-        strayed = [number for number, guide in enumerate(guides) if guide.strayed]
-        if strayed:
-            frames, masks = zip(*(guides[number].drawn() for number in strayed))
-            target[strayed] = self.codec.encode(torch.from_numpy(np.stack(frames)))
-            mask[strayed] = torch.from_numpy(np.stack([cells(one, GROUP) for one in masks])).to(mask)
+        self.draw({number: guide.drawn() for number, guide in enumerate(guides) if guide.strayed}, target, mask)
 
-    def watch(self, guides: Sequence[Guide], frame: int, pixels: np.ndarray) -> None:
-        """See in a chunk's pixels [b, n, h, w, 3], which begins at latent `frame`, where the network has drawn objects of its own."""
-        for guide, own, frames in zip(guides, self.swap[:, frame].tolist(), pixels):
-            guide.seen(frames) if own else guide.passed()
+    def watch(self, guides: Sequence[Guide], frame: int, pixels: np.ndarray, levels: Sequence[float]) -> dict[int, Drawn]:
+        """See where the network's objects are in the pixels [b, n, h, w, 3] of the chunk from latent `frame` on. A clip goes on from there
+        where the chunk becomes its past; what is to come out of a state of the sampler at a noise level is given per clip."""
+        asked = {}
+        for number, (guide, frames, level) in enumerate(zip(guides, pixels, levels)):
+            found, planned = guide.found(frames), guide.planned
+            if self.state[number, frame] and apart(found, planned):
+                asked[number] = guide.drawn(between(found, planned, level))
+            guide.off = found if self.swap[number, frame] else planned
+        return asked
+
+    def draw(self, drawn: dict[int, Drawn], target: Tensor, mask: Tensor) -> None:
+        """Put drawn frames and masks in the place of some clips' target [b, chunk, c, H, W] and mask."""
+        if drawn:
+            which, (frames, masks) = list(drawn), zip(*drawn.values())
+            target[which] = self.codec.encode(torch.from_numpy(np.stack(frames)))
+            mask[which] = torch.from_numpy(np.stack([cells(one, GROUP) for one in masks])).to(mask)
 
 
 @dataclass(frozen=True)
@@ -162,6 +174,7 @@ class Lesson:
         return Own(noises, swap * told, state, told, batch.reels, self.codec), sigma
 
     def levels(self, clips: int, chunks: int, generator: torch.Generator) -> Tensor:
-        """Noise level of every chunk [clips, chunks]: a quarter at 1, the others uniform in [0.45, 1]."""
-        uniform = 0.45 + 0.55 * torch.rand(clips, chunks, generator=generator)
-        return torch.where(torch.rand(clips, chunks, generator=generator) < 0.25, torch.ones(()), uniform)
+        """Noise level of every chunk [clips, chunks]: a third at 1, the others uniform down to a little below the sampler's last."""
+        low = self.spec.schedule.sigma(self.spec.schedule.timesteps()[-1]) - 0.05
+        uniform = low + (1 - low) * torch.rand(clips, chunks, generator=generator)
+        return torch.where(torch.rand(clips, chunks, generator=generator) < 1 / 3, torch.ones(()), uniform)

@@ -1,7 +1,7 @@
 """Training of the pocket model: flow matching on clean chunks ahead of noisy ones, with the network's x0 as output.
 
-Loss: squared error of x0, weighted by 1 / (sigma^2 + 0.1), more where objects are. Noise levels are those the four-step sampler meets,
-sigma in [0.45, 1]. What a step asks for is in `fkv.pocket.tasks`. Matrices inside blocks move by Muon, all else by AdamW.
+Loss: squared error of x0, weighted by 1 / (sigma^2 + 0.1), more where objects are. Noise levels are those the sampler meets, from 1 to a
+little below its last. What a step asks for is in `fkv.pocket.tasks`. Matrices inside blocks move by Muon, all else by AdamW.
 """
 
 from __future__ import annotations
