@@ -160,7 +160,7 @@ POCKET = ModelSpec(
     name="pocket",
     title="Pocket",
     net=WanConfig(dim=192, heads=8, layers=6, ffn=512, freq_dim=64, text_dim=112, text_len=16, channels=24, gelu="erf", places=40),
-    schedule=Schedule(steps=(1000, 900, 750, 500), shift=1.0, warp=False, sampler="renoise"),
+    schedule=Schedule(steps=(1000, 800, 550, 300), shift=1.0, warp=False, sampler="renoise"),
     codec="pocket",
     text="pocket",
     file="assets/pocket",
