@@ -274,3 +274,9 @@ class Done:
 
 
 Event = Start | Frames | Sample | Maps | Heads | Classes | Residency | Verdict | Notice | Tick | Done
+
+
+def sentence(error: BaseException) -> str:
+    """The first line of an error as a person reads it: capital first, full stop last."""
+    text = (str(error).strip() or f"{type(error).__name__}: no further detail").splitlines()[0]
+    return text[0].upper() + text[1:] + ("" if text[-1] in ".!?" else ".")

@@ -22,7 +22,7 @@ from torch import Tensor
 from fkv.cache import Policy, Roles
 from fkv.delivery import Encode
 from fkv.engine import Engine, model_facts, profile_facts, relief
-from fkv.events import Done, Event, Frames, Notice, Sample, Settings, Start, Tick
+from fkv.events import Done, Event, Frames, Notice, Sample, Settings, Start, Tick, sentence
 from fkv.findings import LANES, Classes, Lane
 from fkv.lane import LaneRun, out_of_memory
 from fkv.looking import Looks
@@ -264,9 +264,3 @@ def changed(lane: Lane, before: Policy, after: Policy) -> str:
 def cost(run: LaneRun, ms: float) -> str:
     last = run.stream.cache.last
     return f"re-cached {last.frames} frames in {ms:.0f} ms" if last and last.recache else "there was nothing to re-cache yet"
-
-
-def sentence(error: Exception) -> str:
-    """An exception's message as a sentence."""
-    text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return text[0].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 import numpy as np
 
+from fkv.events import sentence
 from fkv.ui import comparing, profiles
 from fkv.ui.downloads import CLICK
 from fkv.ui.learn import at_hand, recorded
-from fkv.ui.run import sentence
 from fkv.ui.wiring import QUIET, paragraph
 from fkv.views import figures, figures_compare
 from fkv.views.figures import Figure

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from fkv.ui.run import sentence
+from fkv.events import sentence
 from fkv.ui.visitors import Visitor, Visitors
 from fkv.ui.wiring import paragraph
 from fkv.video import write_video

@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Any
 from fkv.cache import Roles
 from fkv.cells import segments_of
 from fkv.engine import Engine, profile_facts
-from fkv.events import ProfileFacts, Sample, Settings
+from fkv.events import ProfileFacts, Sample, Settings, sentence
 from fkv.findings import LANES, Lane
 from fkv.looking import spelled
 from fkv.policies import parse, spelling
 from fkv.ui import held, profiles
-from fkv.ui.run import sentence
 from fkv.ui.visitors import Visitor
 from fkv.views import heads, lesson_trials, numbers
 from fkv.views.forecast import outlook

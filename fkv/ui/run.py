@@ -10,7 +10,7 @@ from concurrent.futures import TimeoutError as NotYet
 from typing import TYPE_CHECKING
 
 from fkv.engine import Engine
-from fkv.events import Done, Event, Frames, Notice, Settings, Start, Tick, Verdict
+from fkv.events import Done, Event, Frames, Notice, Settings, Start, Tick, Verdict, sentence
 from fkv.policies import parse
 from fkv.ui.recording import Recording
 from fkv.ui.shelf import Shelf
@@ -97,12 +97,6 @@ def play(
     finally:
         visitor.end(session)
         lobby.leave(visitor.key, ticket)
-
-
-def sentence(error: BaseException) -> str:
-    """An error as a person reads it: capital first, full stop last."""
-    text = str(error).strip() or f"{type(error).__name__}: no further detail"
-    return text[0].upper() + text[1:] + ("" if text[-1] in ".!?" else ".")
 
 
 def parting(engine: Engine, policy: str) -> dict[str, object]:

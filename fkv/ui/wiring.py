@@ -13,7 +13,7 @@ import gradio as gr
 
 from fkv.cache import Policy
 from fkv.engine import Engine
-from fkv.events import Settings
+from fkv.events import Settings, sentence
 from fkv.policies import discover, parse, spelling
 from fkv.ui import lab, run
 from fkv.ui.controls import LanePicker
@@ -79,7 +79,7 @@ def _running(widgets: Widgets, house: House) -> None:
             a = house.accepted(left.policy(values[: len(left.inputs)], known), model)
             b = house.accepted(right.policy(values[len(left.inputs) :], known), model)
         except ValueError as error:
-            yield run.trouble(run.sentence(error))
+            yield run.trouble(sentence(error))
             return
         chosen = replace(house.defaults, prompt=prompt, seed=int(seed or 0), left=a, right=b, compress=compress)
         chosen = replace(chosen, **visitor.wishes)
@@ -116,7 +116,7 @@ def _warning(widgets: Widgets, house: House) -> None:
         except ValueError:
             return ""
         words = "" if engine is None else house.backend.concern(engine, [spelling(policy) for policy in lanes], house.defaults.chunks)
-        return paragraph(run.sentence(ValueError(words)), error=True) if words else ""
+        return paragraph(sentence(ValueError(words)), error=True) if words else ""
 
     widgets.start.click(room, [widgets.model, *left.inputs, *right.inputs], widgets.trouble, **QUIET)
 
@@ -126,7 +126,7 @@ def reading(engine: Engine, prompt: str) -> tuple[bool, str]:
     try:
         return True, paragraph(*engine.text.encode(prompt).notes)
     except ValueError as error:
-        return False, paragraph(run.sentence(error), error=True)
+        return False, paragraph(sentence(error), error=True)
 
 
 def _prompting(widgets: Widgets, house: House) -> None:
@@ -164,7 +164,7 @@ def _picking(widgets: Widgets, picker: LanePicker, side: str, house: House) -> N
             accepted = house.accepted(policy, model)
         except ValueError as error:
             shown = [gr.skip() for _ in picker.outputs] if not isinstance(known.get(values[0]), type) else picker.fresh(known[values[0]]())
-            return [paragraph(f"Lane {picker.lane}: {run.sentence(error)}", error=True), *shown]
+            return [paragraph(f"Lane {picker.lane}: {sentence(error)}", error=True), *shown]
         house.visitor(request).change(**{side: accepted})
         return ["", *picker.fresh(policy)]
 
@@ -188,7 +188,7 @@ def _painting(widgets: Widgets, house: House) -> None:
             accepted = house.accepted(policy, model)
         except (AttributeError, ValueError) as error:
             untouched = [gr.skip() for _ in [*picker.inputs, *picker.outputs, widgets.compress]]
-            return [paragraph(f"Lane B: {run.sentence(error)}", error=True), *untouched]
+            return [paragraph(f"Lane B: {sentence(error)}", error=True), *untouched]
         house.visitor(request).change(right=accepted, compress=True)
         values = [
             gr.update(value=getattr(policy, parameter)) if owner == policy.name else gr.skip() for owner, parameter in picker.controls
@@ -212,7 +212,7 @@ def _page(blocks: gr.Blocks, widgets: Widgets, house: House) -> None:
             engine = future.result()
             facts, profile = house.backend.facts(engine)
         except (ValueError, OSError, RuntimeError, ImportError) as error:
-            yield run.trouble(run.sentence(error)), _chips([])
+            yield run.trouble(sentence(error)), _chips([])
             return
         visitor.model = model
         left = lab.keep_fitting(visitor, engine, house.defaults)
