@@ -22,7 +22,7 @@ from fkv.pocket.paint import Renderer
 from fkv.pocket.recipe import ModelRecipe
 from fkv.pocket.stages import Stages
 from fkv.pocket.tasks import Lesson, Own, Task
-from fkv.pocket.teacher import Clip, Sight, Teacher, everything, local_heads, some_frames, some_segments, stray
+from fkv.pocket.teacher import Clip, Sight, Teacher, local_heads, rolling, some_frames, some_segments, stray
 from fkv.pocket.train import ASSETS, main
 from fkv.pocket.train_model import initialise, train_model
 from fkv.pocket.world import Object, Scene, layout_of, parsed_of
@@ -67,12 +67,13 @@ def in_turn(model: CausalWan, clip: Clip, policy: str) -> torch.Tensor:
     return torch.cat(out, dim=1)
 
 
-def test_a_teacher_forced_pass_equals_generation_with_the_whole_history() -> None:
-    model, past = small_model(), everything(3, SMALL.geometry)
-    clip = clip_of(3, Sight(past, past))
+@pytest.mark.parametrize(("policy", "window", "chunks"), [("full", 21, 3), ("full:9", 9, 5)])
+def test_a_teacher_forced_pass_equals_generation_with_the_window_of_the_model(policy: str, window: int, chunks: int) -> None:
+    model, past = small_model(), rolling(chunks, replace(SMALL, window=window))
+    clip = clip_of(chunks, Sight(past, past))
     with torch.inference_mode():
         trained = Teacher(model, SMALL, local_heads(2, 4)).predict(clip)[0]
-    torch.testing.assert_close(trained, in_turn(model, clip, "full"), atol=2e-5, rtol=1e-4)
+    torch.testing.assert_close(trained, in_turn(model, clip, policy), atol=2e-5, rtol=1e-4)
 
 
 def test_a_teacher_forced_pass_equals_generation_with_a_sink_and_a_window() -> None:
@@ -85,7 +86,7 @@ def test_a_teacher_forced_pass_equals_generation_with_a_sink_and_a_window() -> N
 
 def test_only_local_heads_are_cut_off_from_old_frames() -> None:
     model, geometry = small_model(), SMALL.geometry
-    near, wide = some_frames(4, geometry, 1, 1), everything(4, geometry)
+    near, wide = some_frames(4, geometry, 1, 1), rolling(4, SMALL)
     teacher = Teacher(model, SMALL, local_heads(2, 4))
     with torch.inference_mode():
         split = teacher.predict(clip_of(4, Sight(near, wide)))[0]
@@ -270,7 +271,7 @@ def test_what_the_sampler_met_is_asked_to_come_out_sharp_where_it_came_out() -> 
 def test_a_run_that_goes_on_takes_the_last_lengths_only() -> None:
     recipe = ModelRecipe(steps=30).continued()
     assert {entry[0] for entry in recipe.lengths} == {1.0}
-    assert set(recipe.plan()[0]) == {1, 3, 7}
+    assert set(recipe.plan()[0]) == {1, 3, 7, 10}
     assert (recipe.own_from, recipe.keep) == (0, 1 / 3)
 
 

@@ -12,7 +12,7 @@ Array = np.ndarray
 REACH = 21
 PARALLAX = (0.15, 0.5, 1.0)
 CELL = 8
-WHITE = 2.0
+WHITE = 4.0
 
 
 class Renderer:
@@ -64,7 +64,8 @@ def render(scene: Scene, start: int, count: int) -> Array:
 
 def object_mask(scene: Scene, start: int, count: int, paths: tuple[Array, Array] | None = None) -> Array:
     """Share float32 [count, 10, 16] of every 8 x 8 cell that objects cover (equal-area boxes), at `paths` rather than at the scene's, less
-    what the wall hides. White ones count `WHITE` fold: they differ least from clouds, snow and bright sky."""
+    what the wall hides. White ones count `WHITE` fold: a trace of what lies behind
+    takes their colour away."""
     times = np.arange(start, start + count)
     xs, ys = scene.paths(times) if paths is None else paths
     left, top = np.arange(WIDTH // CELL) * float(CELL), np.arange(HEIGHT // CELL) * float(CELL)

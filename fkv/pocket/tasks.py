@@ -78,7 +78,7 @@ class Own:
         that past as its target, or, from half-way through the sampler, what comes out of it, made sharp."""
         model, chunk, schedule, clip = teacher.model, teacher.spec.chunk, teacher.spec.schedule, task.clip
         sigmas = [schedule.sigma(t) for t in schedule.timesteps()]
-        text, cache = model.read_text(clip.text), model.new_cache(Full(), teacher.spec.geometry, len(clip.clean))
+        text, cache = model.read_text(clip.text), model.new_cache(Full(teacher.spec.window), teacher.spec.geometry, len(clip.clean))
         guides = [Guide(reel, chunk * GROUP) for reel in self.reels]
         level = clip.sigma.repeat_interleave(chunk, dim=1)[:, :, None, None, None]
         clean, noisy, target, mask = clip.clean.clone(), clip.noisy.clone(), task.target.clone(), task.mask.clone()
@@ -155,7 +155,7 @@ class Lesson:
             sigma=sigma.to(target),
             text=batch.text.to(target),
             frames=batch.numbers,
-            sight=sample_sight(frames // chunk, self.spec.geometry, rng),
+            sight=sample_sight(frames // chunk, self.spec, rng),
         )
         weight = batch.told.to(target) / (level[:, :, 0, 0, 0].square() + 0.1)
         return Task(clip, target, batch.mask.to(target), weight, recipe, own)

@@ -48,14 +48,15 @@ def local_heads(layers: int, heads: int) -> list[list[int]]:
     return [[], *rows[1:]]
 
 
-def everything(chunks: int, geometry: Geometry) -> Past:
-    return [Seen(tuple(range(i * geometry.chunk))) for i in range(chunks)]
-
-
 def some_frames(chunks: int, geometry: Geometry, sink: int, recent: int) -> Past:
     """The first `sink` and the last `recent` frames before each chunk."""
     ends = [i * geometry.chunk for i in range(chunks)]
     return [Seen(tuple(frame for frame in range(end) if frame < sink or frame >= end - recent)) for end in ends]
+
+
+def rolling(chunks: int, spec: ModelSpec) -> Past:
+    """The last frames before each chunk, as many as with its own fill the model's window: the cache it generates with."""
+    return some_frames(chunks, spec.geometry, 0, spec.window - spec.chunk)
 
 
 def some_segments(chunks: int, geometry: Geometry, rng: np.random.Generator) -> Past:
@@ -71,11 +72,11 @@ def some_segments(chunks: int, geometry: Geometry, rng: np.random.Generator) -> 
     return kept
 
 
-def sample_sight(chunks: int, geometry: Geometry, rng: np.random.Generator) -> Sight:
-    """Local heads see two frames in 80 % of batches; wide heads see all, a sink and a window, or a Forcing-KV cache."""
-    draw = rng.random()
+def sample_sight(chunks: int, spec: ModelSpec, rng: np.random.Generator) -> Sight:
+    """Local heads see two frames in 80 % of batches; wide heads see the model's window, a sink and a shorter one, or a Forcing-KV cache."""
+    geometry, draw = spec.geometry, rng.random()
     if draw < 0.45:
-        wide = everything(chunks, geometry)
+        wide = rolling(chunks, spec)
     elif draw < 0.7:
         wide = some_frames(chunks, geometry, int(rng.choice([0, 1, 3])), int(rng.choice([3, 6, 9])))
     else:
