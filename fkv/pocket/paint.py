@@ -64,8 +64,7 @@ def render(scene: Scene, start: int, count: int) -> Array:
 
 def object_mask(scene: Scene, start: int, count: int, paths: tuple[Array, Array] | None = None) -> Array:
     """Share float32 [count, 10, 16] of every 8 x 8 cell that objects cover (equal-area boxes), at `paths` rather than at the scene's, less
-    what the wall hides. White ones count `WHITE` fold: a trace of what lies behind
-    takes their colour away."""
+    what the wall hides. White ones count `WHITE` fold: a trace of what lies behind takes their colour away."""
     times = np.arange(start, start + count)
     xs, ys = scene.paths(times) if paths is None else paths
     left, top = np.arange(WIDTH // CELL) * float(CELL), np.arange(HEIGHT // CELL) * float(CELL)
