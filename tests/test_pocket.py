@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from fkv.cache import Commit, KVCache
 from fkv.codec import PocketCodec, load_pocket, pocket_random
 from fkv.pocket import run
-from fkv.pocket.data import Batch, draw
+from fkv.pocket.data import Batch, draw, taught
 from fkv.pocket.evaluate import by_kind, summary
 from fkv.pocket.guide import Guide, Piece
 from fkv.pocket.muon import orthogonal
@@ -29,7 +29,7 @@ from fkv.pocket.world import Object, Scene, layout_of, parsed_of
 from fkv.policies import parse
 from fkv.spec import POCKET, WanConfig
 from fkv.stream import Stream, Trace, noised
-from fkv.text import encode_many
+from fkv.text import MOTIONS, THEMES, encode_many
 from fkv.wan import CausalWan
 
 SMALL = replace(POCKET, net=WanConfig(dim=48, heads=4, layers=2, ffn=64, freq_dim=16, text_dim=112, text_len=16, channels=24, gelu="erf"))
@@ -171,6 +171,15 @@ def test_a_clip_from_the_middle_of_a_scene_may_or_may_not_be_told_where_the_scen
     assert told == {(True, True), (False, True), (False, False)}
 
 
+def test_scenes_to_train_on_lean_to_walls_and_panning_cameras_and_leave_nothing_out() -> None:
+    rng = np.random.default_rng(0)
+    scenes = [taught(rng) for _ in range(400)]
+    assert 0.4 < np.mean([scene.wall for scene in scenes]) < 0.6
+    assert 0.4 < np.mean([scene.camera != "still" for scene in scenes]) < 0.6
+    assert {scene.theme for scene in scenes} == set(THEMES)
+    assert {thing.motion for scene in scenes for thing in scene.objects} == set(MOTIONS)
+
+
 def test_the_chunk_after_a_gap_in_time_is_no_target() -> None:
     batch = next(batch for batch in (draw(5, step, 4, 9) for step in range(20)) if batch.numbers[3] > 3)
     known = [list(clip[::3]) for clip in batch.told]
@@ -179,14 +188,14 @@ def test_the_chunk_after_a_gap_in_time_is_no_target() -> None:
     assert any(one == [1, 0, 1] for one in known)
 
 
-def played(*, told: bool) -> tuple[Batch, Task, Task, CausalWan]:
+def played(*, told: bool, step: int = 0) -> tuple[Batch, Task, Task, CausalWan]:
     """A batch, what a lesson makes of it with everything taken from the model itself, and the same once it is played."""
     recipe = ModelRecipe(own=1.0, own_from=0.0, swap=1.0, met=1.0, disturb=0.0)
     batch = draw(5, 0, 6, 9)
     if told:
         batch.told.fill_(1)
     target = torch.randn(6, 9, 24, 10, 16, generator=torch.Generator().manual_seed(1))
-    task, model = Lesson(SMALL, recipe, pocket_random()).task(batch, target, 0), small_model(3)
+    task, model = Lesson(SMALL, recipe, pocket_random()).task(batch, target, step), small_model(3)
     assert task.own is not None
     return batch, task, task.own.played(Teacher(model, SMALL, local_heads(2, 4)), task), model
 
@@ -198,17 +207,19 @@ def test_only_what_is_told_becomes_the_models_own_past() -> None:
     assert not batch.told.all()
 
 
-def test_what_is_played_is_what_a_stream_makes_and_what_its_sampler_meets() -> None:
-    _, task, after, model = played(told=True)
+@pytest.mark.parametrize(("step", "policy"), [(2, "full"), (4, "window"), (1, "forcing-kv")])
+def test_what_is_played_is_what_a_stream_makes_and_what_its_sampler_meets(step: int, policy: str) -> None:
+    _, task, after, model = played(told=True, step=step)
     own, clip, steps = task.own, after.clip, SMALL.schedule.timesteps()
     assert own is not None
+    assert clip.sight.policy.name == policy
 
     def noise(chunk: int) -> tuple[torch.Tensor, list[torch.Tensor]]:
         first, *fresh = own.noises[:, :, 3 * chunk : 3 * chunk + 3]
         return first, fresh
 
     trace: Trace = []
-    stream = Stream(model, SMALL, task.clip.text, parse("full"), noise, trace=trace)
+    stream = Stream(model, SMALL, task.clip.text, clip.sight.policy, noise, trace=trace)
     made = torch.cat([stream.step().latents for _ in range(3)], dim=1)
     torch.testing.assert_close(clip.clean, made, atol=1e-4, rtol=1e-4)
     tries = torch.stack([x0 for kind, x0 in trace if kind == "noisy"]).unflatten(0, (3, len(steps)))

@@ -21,7 +21,6 @@ from fkv.pocket.data import GROUP, Batch
 from fkv.pocket.guide import Guide, Piece, apart, between, cells
 from fkv.pocket.recipe import ModelRecipe
 from fkv.pocket.teacher import Clip, Teacher, sample_sight
-from fkv.policies.full import Full
 from fkv.spec import ModelSpec
 from fkv.stream import noised
 
@@ -74,11 +73,11 @@ class Own:
 
     @torch.no_grad()
     def played(self, teacher: Teacher, task: Task) -> Task:
-        """The clip chunk after chunk as the network makes it, each with what it made before as its past and the world's own continuation of
-        that past as its target, or, from half-way through the sampler, what comes out of it, made sharp."""
+        """The clip chunk after chunk as the network makes it with the cache of its sight, each with what it made before as its past and the
+        world's own continuation of that past as its target, or, from half-way through the sampler, what comes out of it, made sharp."""
         model, chunk, schedule, clip = teacher.model, teacher.spec.chunk, teacher.spec.schedule, task.clip
         sigmas = [schedule.sigma(t) for t in schedule.timesteps()]
-        text, cache = model.read_text(clip.text), model.new_cache(Full(teacher.spec.window), teacher.spec.geometry, len(clip.clean))
+        text, cache = model.read_text(clip.text), model.new_cache(clip.sight.policy, teacher.spec.geometry, len(clip.clean))
         guides = [Guide(reel, chunk * GROUP) for reel in self.reels]
         level = clip.sigma.repeat_interleave(chunk, dim=1)[:, :, None, None, None]
         clean, noisy, target, mask = clip.clean.clone(), clip.noisy.clone(), task.target.clone(), task.mask.clone()

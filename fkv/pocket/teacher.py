@@ -10,7 +10,7 @@ model card says so. What they look at beyond is measured as they go (`stray`) an
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -18,6 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fkv import rope
+from fkv.cache import Policy
+from fkv.policies.forcing_kv import ForcingKV
+from fkv.policies.full import Full
+from fkv.policies.window import Window
 from fkv.spec import Geometry, ModelSpec
 from fkv.wan import Block, CausalWan
 
@@ -36,10 +40,11 @@ Past = list[Seen]
 
 @dataclass(frozen=True)
 class Sight:
-    """What local and wide heads see of the clean past, per chunk."""
+    """What local and wide heads see of the clean past, per chunk, and the policy whose cache shows wide heads the same in generation."""
 
     local: Past
     wide: Past
+    policy: Policy = field(default_factory=Full)
 
 
 def local_heads(layers: int, heads: int) -> list[list[int]]:
@@ -76,12 +81,14 @@ def sample_sight(chunks: int, spec: ModelSpec, rng: np.random.Generator) -> Sigh
     """Local heads see two frames in 80 % of batches; wide heads see the model's window, a sink and a shorter one, or a Forcing-KV cache."""
     geometry, draw = spec.geometry, rng.random()
     if draw < 0.45:
-        wide = rolling(chunks, spec)
+        wide, policy = rolling(chunks, spec), Full(spec.window)
     elif draw < 0.7:
-        wide = some_frames(chunks, geometry, int(rng.choice([0, 1, 3])), int(rng.choice([3, 6, 9])))
+        sink, recent = int(rng.choice([0, 1, 3])), int(rng.choice([3, 6, 9]))
+        wide, policy = some_frames(chunks, geometry, sink, recent), Window(sink, recent + geometry.chunk)
     else:
-        wide = some_segments(chunks, geometry, rng)
-    return Sight(local=some_frames(chunks, geometry, 1, 1) if rng.random() < 0.8 else wide, wide=wide)
+        local = local_heads(geometry.layers, geometry.heads)
+        wide, policy = some_segments(chunks, geometry, rng), ForcingKV(roles=tuple(map(tuple, local)))
+    return Sight(some_frames(chunks, geometry, 1, 1) if rng.random() < 0.8 else wide, wide, policy)
 
 
 def _collect(frames: Sequence[Tensor], seen: Seen, own: Sequence[Tensor]) -> Tensor:
