@@ -1,12 +1,22 @@
-"""What browser tests share: a page served on drawn lanes, a Chromium, and visits that leave nothing behind."""
+"""What tests share: a small engine; a page served on drawn lanes, a Chromium, and visits that leave nothing behind."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from browsing import PATIENCE, READY, House, chromium, wait_until
+
+if TYPE_CHECKING:
+    from fkv.engine import Engine
+
+
+@pytest.fixture(scope="module")
+def small() -> Engine:
+    from small import small_engine
+
+    return small_engine()
 
 
 @pytest.fixture(scope="module")

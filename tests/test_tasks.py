@@ -1,0 +1,172 @@
+"""What the pocket model is trained on: the clips that are drawn, its own past played through its cache, and the targets that follow."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from untrained import SMALL, small_model
+
+from fkv.codec import load_pocket, pocket_random
+from fkv.pocket.data import Batch, draw, taught
+from fkv.pocket.guide import Guide, Piece
+from fkv.pocket.paint import Renderer
+from fkv.pocket.recipe import ModelRecipe
+from fkv.pocket.tasks import Lesson, Own, Task
+from fkv.pocket.teacher import Teacher, local_heads
+from fkv.pocket.train import ASSETS
+from fkv.pocket.world import Object, Scene, layout_of, parsed_of
+from fkv.stream import Stream, Trace, noised
+from fkv.text import MOTIONS, THEMES, encode_many
+from fkv.wan import CausalWan
+
+
+def test_a_batch_depends_on_seed_and_step_alone() -> None:
+    a, b, other = draw(5, 2, 3, 6), draw(5, 2, 3, 6), draw(5, 3, 3, 6)
+    assert torch.equal(a.frames, b.frames)
+    assert torch.equal(a.text, b.text)
+    assert not torch.equal(a.frames, other.frames)
+    assert a.frames.shape == (3, 24, 80, 128, 3)
+    assert a.mask.shape == (3, 6, 10, 16)
+
+
+def test_a_clip_that_cuts_to_another_scene_is_judged_from_the_cut_on() -> None:
+    batches = [draw(5, step, 6, 9, gaps=False) for step in range(5)]
+    frames, told = torch.cat([b.frames for b in batches]), torch.cat([b.told for b in batches])
+    from_zero, late, cut_at = 0, 0, []
+    for clip, known in zip(frames.float(), told):
+        jumps = [(clip[12 * c] - clip[12 * c - 1]).abs().mean().item() for c in (1, 2)]
+        start = int(known.argmax())
+        assert known[start:].all()
+        assert start % 3 == 0
+        from_zero += start == 0
+        late += start == 3
+        if start == 6:
+            cut_at.append(jumps[1])
+    assert from_zero > 5
+    assert late > 3
+    assert cut_at
+    assert min(cut_at) > 5
+
+
+def test_a_clip_from_the_middle_of_a_scene_may_or_may_not_be_told_where_the_scene_began() -> None:
+    told = set()
+    for step in range(4):
+        batch = draw(5, step, 6, 9, gaps=False)
+        for reel, text in zip(batch.reels, batch.text.numpy()):
+            scene, first = reel[-1].scene, reel[0].first
+            with_places, without = (
+                encode_many([parsed_of(scene)], [layout_of(scene, places=places)])[0].astype(text.dtype) for places in (True, False)
+            )
+            known = np.array_equal(text, with_places)
+            assert known != np.array_equal(text, without)
+            told.add((first == 0 or reel[0].scene is not scene, known))
+    assert told == {(True, True), (False, True), (False, False)}
+
+
+def test_scenes_to_train_on_lean_to_walls_and_panning_cameras_and_leave_nothing_out() -> None:
+    rng = np.random.default_rng(0)
+    scenes = [taught(rng) for _ in range(400)]
+    assert 0.4 < np.mean([scene.wall for scene in scenes]) < 0.6
+    assert 0.4 < np.mean([scene.camera != "still" for scene in scenes]) < 0.6
+    assert {scene.theme for scene in scenes} == set(THEMES)
+    assert {thing.motion for scene in scenes for thing in scene.objects} == set(MOTIONS)
+
+
+def test_the_chunk_after_a_gap_in_time_is_no_target() -> None:
+    batch = next(batch for batch in (draw(5, step, 4, 9) for step in range(20)) if batch.numbers[3] > 3)
+    known = [list(clip[::3]) for clip in batch.told]
+    assert all(one[2] for one in known)
+    assert not any(one[1] for one in known if one[0])
+    assert any(one == [1, 0, 1] for one in known)
+
+
+def played(*, told: bool, step: int = 0) -> tuple[Batch, Task, Task, CausalWan]:
+    """A batch, what a lesson makes of it with everything taken from the model itself, and the same once it is played."""
+    recipe = ModelRecipe(own=1.0, own_from=0.0, swap=1.0, met=1.0, disturb=0.0)
+    batch = draw(5, 0, 6, 9)
+    if told:
+        batch.told.fill_(1)
+    target = torch.randn(6, 9, 24, 10, 16, generator=torch.Generator().manual_seed(1))
+    task, model = Lesson(SMALL, recipe, pocket_random()).task(batch, target, step), small_model(3)
+    assert task.own is not None
+    return batch, task, task.own.played(Teacher(model, SMALL, local_heads(2, 4)), task), model
+
+
+def test_only_what_is_told_becomes_the_models_own_past() -> None:
+    batch, task, after, _ = played(told=False)
+    changed = (after.clip.clean != task.clip.clean).flatten(2).any(dim=2)
+    assert torch.equal(changed, batch.told.bool())
+    assert not batch.told.all()
+
+
+@pytest.mark.parametrize(("step", "policy"), [(2, "full"), (10, "window"), (1, "forcing-kv")])
+def test_what_is_played_is_what_a_stream_makes_and_what_its_sampler_meets(step: int, policy: str) -> None:
+    _, task, after, model = played(told=True, step=step)
+    own, clip, steps = task.own, after.clip, SMALL.schedule.timesteps()
+    assert own is not None
+    assert clip.sight.policy.name == policy
+
+    def noise(chunk: int) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        first, *fresh = own.noises[:, :, 3 * chunk : 3 * chunk + 3]
+        return first, fresh
+
+    trace: Trace = []
+    stream = Stream(model, SMALL, task.clip.text, clip.sight.policy, noise, trace=trace)
+    made = torch.cat([stream.step().latents for _ in range(3)], dim=1)
+    torch.testing.assert_close(clip.clean, made, atol=1e-4, rtol=1e-4)
+    tries = torch.stack([x0 for kind, x0 in trace if kind == "noisy"]).unflatten(0, (3, len(steps)))
+    assert set(own.state[:, ::3].flatten().tolist()) == {1, 2, 3}
+    for number in range(6):
+        for chunk, state in enumerate(own.state[number, ::3].tolist()):
+            sigma, here = SMALL.schedule.sigma(steps[state]), slice(3 * chunk, 3 * chunk + 3)
+            assert float(task.clip.sigma[number, chunk]) == pytest.approx(sigma)
+            met = noised(tries[chunk, state - 1, number], own.noises[state, number, here], sigma)
+            torch.testing.assert_close(clip.noisy[number, here], met, atol=1e-4, rtol=1e-4)
+
+
+def test_the_target_follows_objects_that_the_past_has_moved() -> None:
+    batch, codec = draw(5, 0, 6, 9, gaps=False), load_pocket(ASSETS)
+    target = codec.encode(batch.frames)
+    recipe = ModelRecipe(own=1.0, own_from=0.0, swap=0.0, met=0.0, disturb=0.0)
+    task, model = Lesson(SMALL, recipe, codec).task(batch, target, 0), small_model(3)
+    teacher = Teacher(model, SMALL, local_heads(2, 4))
+    assert task.own is not None
+    still = task.own.played(teacher, task)
+    assert torch.equal(still.target, task.target)
+    torch.testing.assert_close(still.clip.noisy, task.clip.noisy)
+    clip = int(np.flatnonzero(batch.told.all(1).numpy())[0])
+    guides = [Guide(reel, 12) for reel in batch.reels]
+    for index in range(2):
+        task.own.guided(guides, index, target[:, 3 * index : 3 * index + 3].clone(), task.mask[:, 3 * index : 3 * index + 3].clone())
+    guides[clip].off[1][0] = 9.0
+    drawn, mask = target[:, 3:6].clone(), task.mask[:, 3:6].clone()
+    task.own.guided(guides, 1, drawn, mask)
+    changed = (drawn != target[:, 3:6]).flatten(1).any(1)
+    assert torch.equal(changed, torch.arange(6) == clip)
+    paths = guides[clip].paths()
+    frames = Renderer(guides[clip].chunks[1][0]).frames(guides[clip].first, 12, paths)
+    torch.testing.assert_close(drawn[clip], codec.encode(torch.from_numpy(frames)[None])[0], atol=1e-4, rtol=1e-4)
+    assert not torch.equal(mask[clip], task.mask[clip, 3:6])
+
+
+def test_what_the_sampler_met_is_asked_to_come_out_sharp_where_it_came_out() -> None:
+    scene = Scene("green hills", (Object("red", "star", "drift", 3, 1),))
+    reels = [[Piece(scene, 24, 24)]] * 3
+    guides = [Guide(reel, 12) for reel in reels]
+    codec, painter, ones = load_pocket(ASSETS), Renderer(scene), torch.ones(3, 6)
+    x, y = scene.paths(np.arange(24, 36))
+    there = painter.frames(24, 12, (x + 5, y + 3))
+    met, swap = torch.tensor([1, 0, 2])[:, None] * ones.int(), torch.tensor([1.0, 1.0, 0.0])[:, None] * ones
+    own = Own(torch.zeros(4, 3, 6, 24, 10, 16), swap, met, ones, reels, codec)
+    target = codec.encode(torch.from_numpy(np.stack([painter.frames(24, 12)] * 3)))
+    asked, mask = target.clone(), torch.zeros(3, 3, 10, 16)
+    own.guided(guides, 0, asked, mask)
+    assert torch.equal(asked, target)
+    own.draw(own.watch(guides, 0, np.stack([there] * 3), [0.3, 0.3, 0.8]), asked, mask)
+    assert torch.equal(asked[1], target[1])
+    for clip, left in ((0, 0.3), (2, 0.8)):
+        sharp = codec.encode(torch.from_numpy(painter.frames(24, 12, (x + 5 * (1 - left), y + 3 * (1 - left))))[None])[0]
+        assert float((asked[clip] - sharp).square().mean()) < 0.2 * float((target[clip] - sharp).square().mean())
+        assert mask[clip].any()
+    assert [guide.strayed for guide in guides] == [True, True, False]

@@ -1,0 +1,101 @@
+"""What a teacher-forced pass computes: the same as generation through a cache, with heads that see only what they may."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from untrained import SMALL, small_model
+
+from fkv.cache import Commit, KVCache
+from fkv.pocket.teacher import Clip, Sight, Teacher, local_heads, rolling, some_frames, some_segments, stray
+from fkv.policies import parse
+from fkv.spec import POCKET
+from fkv.wan import CausalWan
+
+
+def clip_of(chunks: int, sight: Sight) -> Clip:
+    generator = torch.Generator().manual_seed(3)
+    shape = (2, 3 * chunks, *SMALL.latent)
+    clean, noisy = (torch.randn(shape, generator=generator) for _ in range(2))
+    sigma = torch.rand(2, chunks, generator=generator)
+    text = torch.randn(2, 16, 112, generator=generator)
+    return Clip(clean, noisy, sigma, text, torch.arange(3 * chunks), sight)
+
+
+@torch.inference_mode()
+def in_turn(model: CausalWan, clip: Clip, policy: str) -> torch.Tensor:
+    """The same targets, chunk by chunk through a cache."""
+    text = model.read_text(clip.text)
+    cache = KVCache(parse(policy), SMALL.geometry, 2)
+    out = []
+    for chunk in range(clip.sigma.shape[1]):
+        part = slice(3 * chunk, 3 * chunk + 3)
+        t = 1000 * clip.sigma[:, chunk : chunk + 1].repeat(1, 3)
+        out.append(model(clip.noisy[:, part], t, text, cache, 3 * chunk))
+        with cache.committing(Commit(chunk, 3 * chunk, 3, SMALL.geometry)):
+            model(clip.clean[:, part], torch.zeros(2, 3), text, cache, 3 * chunk)
+    return torch.cat(out, dim=1)
+
+
+@pytest.mark.parametrize(("policy", "window", "chunks"), [("full", 21, 3), ("full:9", 9, 5)])
+def test_a_teacher_forced_pass_equals_generation_with_the_window_of_the_model(policy: str, window: int, chunks: int) -> None:
+    model, past = small_model(), rolling(chunks, replace(SMALL, window=window))
+    clip = clip_of(chunks, Sight(past, past))
+    with torch.inference_mode():
+        trained = Teacher(model, SMALL, local_heads(2, 4)).predict(clip)[0]
+    torch.testing.assert_close(trained, in_turn(model, clip, policy), atol=2e-5, rtol=1e-4)
+
+
+def test_a_teacher_forced_pass_equals_generation_with_a_sink_and_a_window() -> None:
+    model, past = small_model(), some_frames(4, SMALL.geometry, 1, 3)
+    clip = clip_of(4, Sight(past, past))
+    with torch.inference_mode():
+        trained = Teacher(model, SMALL, local_heads(2, 4)).predict(clip)[0]
+    torch.testing.assert_close(trained, in_turn(model, clip, "window:sink=1,recent=6"), atol=2e-5, rtol=1e-4)
+
+
+def test_only_local_heads_are_cut_off_from_old_frames() -> None:
+    model, geometry = small_model(), SMALL.geometry
+    near, wide = some_frames(4, geometry, 1, 1), rolling(4, SMALL)
+    teacher = Teacher(model, SMALL, local_heads(2, 4))
+    with torch.inference_mode():
+        split = teacher.predict(clip_of(4, Sight(near, wide)))[0]
+        whole = teacher.predict(clip_of(4, Sight(wide, wide)))[0]
+    assert torch.equal(split[:, :3], whole[:, :3])
+    assert not torch.allclose(split[:, 6:9], whole[:, 6:9], atol=1e-4)
+
+
+def test_straying_is_the_attention_that_local_heads_spend_between_the_first_and_the_last_past_frame() -> None:
+    geometry, heads, past = SMALL.geometry, [1, 3], 9
+    generator = torch.Generator().manual_seed(2)
+    tokens, own = geometry.tokens, geometry.tokens * 3
+    k = torch.randn(2, 4, (past + 12) * tokens, geometry.head_dim, generator=generator)
+    q = torch.randn(2, 4, 12 * tokens, geometry.head_dim, generator=generator)
+    keys = torch.cat((k[:, :, : past * tokens], k[:, :, -own:]), dim=2)
+    shares = torch.softmax(q[:, :, -own:] @ keys.transpose(2, 3) * geometry.head_dim**-0.5, dim=-1)
+    near = 1 - shares[..., tokens : (past - 1) * tokens].sum(-1)
+    assert stray(q, k, heads, geometry).item() == pytest.approx(-near[:, heads].log().mean().item(), rel=1e-4)
+    assert stray(q, k, [], geometry) == 0
+    assert stray(q[:, :, :own], k[:, :, -own:], heads, geometry) == 0
+
+
+def test_segments_are_whole_rows_of_the_three_frames_before_the_last() -> None:
+    geometry = POCKET.geometry
+    for chunk, seen in enumerate(some_segments(5, geometry, np.random.default_rng(0))):
+        if chunk < 1:
+            assert seen.whole == ()
+            continue
+        assert seen.whole == (0, 3 * chunk - 1)
+        assert seen.tokens is not None
+        assert all(0 < frame < 3 * chunk - 1 for frame in seen.part)
+        assert len(seen.tokens) % geometry.columns == 0
+
+
+def test_half_of_the_heads_of_every_layer_but_the_first_are_local() -> None:
+    rows = local_heads(6, 8)
+    assert rows[0] == []
+    assert [len(row) for row in rows[1:]] == [4] * 5
+    assert len({tuple(row) for row in rows[1:]}) > 2
