@@ -110,7 +110,7 @@ class PocketDecoder:
         self.last = latents[:, -1:].clone()
         pixels = self.codec.forward_decoder(latents.flatten(0, 1), before.flatten(0, 1))
         shaped = pixels.unflatten(0, (latents.shape[0], -1)).unflatten(2, (GROUP, 3))
-        return shaped.permute(0, 1, 2, 4, 5, 3).flatten(1, 2).add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
+        return shaped.permute(0, 1, 2, 4, 5, 3).flatten(1, 2).add_(1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
 
 
 def load_pocket(directory: Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> PocketCodec:
