@@ -106,6 +106,18 @@ def test_pause_holds_resume_goes_on_and_stop_ends(visit: Callable[..., Any], hou
     wait_until(house.idle)
 
 
+def test_the_speeds_of_a_lane_are_those_of_one_chunk(visit: Callable[..., Any]) -> None:
+    page = visit()
+    start(page)
+    told = page.evaluate(f"""() => {{
+      const {{ board, model }} = {STAGE}, sample = board.samples.A;
+      board.number("A", {{ ...sample, text: {{ ...sample.text, fps: "98.7", diffusion: "123.4" }} }}, model);
+      return board.box("A").innerText;
+    }}""")
+    assert "98.7" in told
+    assert "123.4 diffusion" in told
+
+
 def test_a_double_click_makes_one_run_and_start_again_begins_anew(visit: Callable[..., Any], house: House) -> None:
     page, begun = visit(), house.engine.begun
     page.dblclick("#start")

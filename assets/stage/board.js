@@ -20,6 +20,7 @@ class Board {
     this.root = root;
     this.name = "idle";
     this.samples = {};
+    this.shown = {};
     const cell = (name, unit, below) =>
       el(
         "div",
@@ -49,6 +50,7 @@ class Board {
 
   reset(model) {
     this.samples = {};
+    this.shown = {};
     this.sentence("");
     this.verdict(null);
     for (const lane of LANES) this.number(lane, null, model);
@@ -96,6 +98,7 @@ class Board {
         box.querySelector(`[data-${name}]`).textContent = text;
       };
     if (sample) this.samples[lane] = sample;
+    this.below(lane);
     for (const name of ["fps", "ms", "stored"]) put(name, sample ? sample.text[name] : "–");
     put("stored-unit", sample ? sample.text.unit : "MB");
     put("ms-below", model.chunk ? `per chunk of ${model.chunk}` : "per chunk");
@@ -109,11 +112,17 @@ class Board {
   count(player) {
     const live = player.scrub === null && player.pace === "lockstep" && this.name === "running";
     for (const lane of LANES) {
-      const sample = this.samples[lane];
-      this.box(lane).querySelector("[data-fps-below]").textContent = sample
-        ? `${sample.text.diffusion} diffusion · ${live ? player.displayed(lane).toFixed(1) : "–"} shown`
-        : "end to end";
+      this.shown[lane] = live ? player.displayed(lane).toFixed(1) : "–";
+      this.below(lane);
     }
+  }
+
+  // The two other speeds of a lane; diffusion is of the chunk that stands above it.
+  below(lane) {
+    const sample = this.samples[lane];
+    this.box(lane).querySelector("[data-fps-below]").textContent = sample
+      ? `${sample.text.diffusion} diffusion · ${this.shown[lane] || "–"} shown`
+      : "end to end";
   }
 
   verdict(event) {
