@@ -8,7 +8,7 @@ import torch
 from untrained import SMALL, small_model
 
 from fkv.codec import load_pocket, pocket_random
-from fkv.pocket.data import Batch, draw, taught
+from fkv.pocket.data import Batch, comes_back, draw, later_start, taught
 from fkv.pocket.guide import Guide, Piece
 from fkv.pocket.paint import Renderer
 from fkv.pocket.recipe import ModelRecipe
@@ -73,6 +73,21 @@ def test_scenes_to_train_on_lean_to_walls_and_panning_cameras_and_leave_nothing_
     assert {thing.motion for scene in scenes for thing in scene.objects} == set(MOTIONS)
 
 
+def test_clips_that_begin_late_lean_to_moments_at_which_something_comes_back() -> None:
+    falling = Scene("green hills", (Object("red", "ball", "fall", phase=8),))
+    orbiting = Scene("green hills", (Object("red", "ball", "orbit"),))
+    away = [frame for frame in range(0, 200, 4) if falling.visible(np.array([frame]))[0, 0] < 0.1]
+    assert comes_back(falling, away[0] - 20, 120)
+    assert not comes_back(falling, away[0] - 20, 24), "it has gone and not come back"
+    assert not comes_back(falling, away[-1] + 8, 60), "it has not gone"
+    assert not comes_back(orbiting, 0, 240)
+    rng = np.random.default_rng(0)
+    begun = [later_start(falling, 120, 12, rng) for _ in range(40)]
+    assert all(first > 0 and first % 12 == 0 for first in begun)
+    plain = np.mean([comes_back(falling, 12 * step, 120) for step in range(1, 60)])
+    assert np.mean([comes_back(falling, first, 120) for first in begun]) > (1 + plain) / 2
+
+
 def test_the_chunk_after_a_gap_in_time_is_no_target() -> None:
     batch = next(batch for batch in (draw(5, step, 4, 9) for step in range(20)) if batch.numbers[3] > 3)
     known = [list(clip[::3]) for clip in batch.told]
@@ -126,7 +141,7 @@ def test_what_is_played_is_what_a_stream_makes_and_what_its_sampler_meets(step: 
 
 
 def test_the_target_follows_objects_that_the_past_has_moved() -> None:
-    batch, codec = draw(5, 0, 6, 9, gaps=False), load_pocket(ASSETS)
+    batch, codec = draw(6, 0, 6, 9, gaps=False), load_pocket(ASSETS)
     target = codec.encode(batch.frames)
     recipe = ModelRecipe(own=1.0, own_from=0.0, swap=0.0, met=0.0, disturb=0.0)
     task, model = Lesson(SMALL, recipe, codec).task(batch, target, 0), small_model(3)

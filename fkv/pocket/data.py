@@ -16,6 +16,7 @@ from fkv.pocket.world import Scene, layout_of, parsed_of, sample_scene
 from fkv.text import encode_many
 
 GROUP = 4
+TRIES = 4
 
 
 @dataclass
@@ -41,6 +42,27 @@ def taught(rng: np.random.Generator) -> Scene:
     return scene
 
 
+def comes_back(scene: Scene, first: int, count: int) -> bool:
+    """Whether in these pixel frames an object that was in view goes out of sight and comes back: from behind a wall, an edge, another."""
+    shares = scene.visible(np.arange(first, first + count, GROUP))
+    for share in shares.T:
+        seen = np.flatnonzero(share > 0.5)
+        if len(seen) and (share[seen[0] : seen[-1]] < 0.1).any():
+            return True
+    return False
+
+
+def later_start(scene: Scene, count: int, step: int, rng: np.random.Generator) -> int:
+    """A pixel frame, a multiple of `step`, from which to film `count`: of up to four drawn the first from which something comes back, for
+    such moments are rare and a model that has not met them loses what went out of sight."""
+    first = step
+    for _ in range(TRIES):
+        first = int(rng.integers(1, 60)) * step
+        if comes_back(scene, first, count):
+            break
+    return first
+
+
 def film(pieces: list[Piece]) -> tuple[np.ndarray, np.ndarray]:
     """Pixel frames and object masks per latent frame of pieces laid one after the other."""
     painters = {id(piece.scene): Renderer(piece.scene) for piece in pieces}
@@ -50,16 +72,16 @@ def film(pieces: list[Piece]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def draw(seed: int, step: int, batch: int, latents: int, chunk: int = 3, gaps: bool = True) -> Batch:
-    """One batch. Half of the clips start at scene time 0, the others anywhere, half of these with a text that tells where things were at
-    time 0, which a rolling cache has forgotten by then. With `gaps`, in a quarter of the batches of three chunks or more time jumps forward
-    by up to 600 latent frames after the first chunk, which then plays the part of a distant sink. One long clip in seven cuts to its scene
-    from another one, as after a change of prompt."""
+    """One batch. Half of the clips start at scene time 0, the others later (`later_start`), half of these with a text that tells where
+    things were at time 0, which a rolling cache has forgotten by then. With `gaps`, in a quarter of the batches of three chunks or more
+    time jumps forward by up to 600 latent frames after the first chunk, which then plays the part of a distant sink. One long clip in seven
+    cuts to its scene from another one, as after a change of prompt."""
     rng = np.random.default_rng((seed, step))
     gap = int(rng.integers(1, 200)) * chunk if gaps and latents > 2 * chunk and rng.random() < 0.25 else 0
     scenes, reels, told = [], [], np.ones((batch, latents), np.float32)
     for clip in range(batch):
         scene, group, rest = taught(rng), GROUP * chunk, GROUP * (latents - chunk)
-        start = int(rng.integers(1, 60)) * group if rest and rng.random() < 0.5 else 0
+        start = later_start(scene, group + rest, group, rng) if rest and rng.random() < 0.5 else 0
         if rest and rng.random() < 1 / 7:
             start, other = 0, int(rng.integers(1, latents // chunk)) * group
             reel = [Piece(taught(rng), int(rng.integers(60)) * group, other), Piece(scene, 0, group + rest - other)]
