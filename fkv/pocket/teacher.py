@@ -78,11 +78,12 @@ def some_segments(chunks: int, geometry: Geometry, rng: np.random.Generator) -> 
 
 
 def sample_sight(chunks: int, spec: ModelSpec, rng: np.random.Generator) -> Sight:
-    """Local heads see two frames in 80 % of batches; wide heads see the model's window, a sink and a shorter one, or a Forcing-KV cache."""
+    """Local heads see two frames in 80 % of batches; wide heads see the model's window in 60 %, a sink and a shorter window in 15 %, a
+    Forcing-KV cache in 25 %."""
     geometry, draw = spec.geometry, rng.random()
-    if draw < 0.45:
+    if draw < 0.6:
         wide, policy = rolling(chunks, spec), Full(spec.window)
-    elif draw < 0.7:
+    elif draw < 0.75:
         sink, recent = int(rng.choice([0, 1, 3])), int(rng.choice([3, 6, 9]))
         wide, policy = some_frames(chunks, geometry, sink, recent), Window(sink, recent + geometry.chunk)
     else:
