@@ -1,16 +1,17 @@
-"""Training of the pocket codec: principal components first, then encoder and decoder together, then (with `--decoder-only`) the decoder
-alone."""
+"""Training of the pocket codec: principal components first, then encoder and decoder together."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from fkv.codec import CELL, PocketCodec
 from fkv.pocket import run
@@ -31,7 +32,19 @@ class CodecRecipe:
     noise: float = 0.06
     seed: int = 11
     channels: int = 24
-    decoder_only: bool = False
+
+
+class Descent(Protocol):
+    """What `descend` takes from a recipe."""
+
+    @property
+    def steps(self) -> int: ...
+    @property
+    def rate(self) -> float: ...
+    @property
+    def warmup(self) -> int: ...
+    @property
+    def decay(self) -> int: ...
 
 
 def groups(frames: Tensor) -> Tensor:
@@ -72,67 +85,77 @@ def renormalise(codec: PocketCodec, seed: int) -> None:
     codec.scale.copy_(raw.std((0, 2, 3)))
 
 
-def train_codec(recipe: CodecRecipe, work: Path, out: Path, device: str) -> float:
-    """Run or resume; writes `codec.safetensors` into `out`; returns the held-out PSNR in dB."""
-    torch.manual_seed(recipe.seed)
-    checkpoint = work / ("decoder.pt" if recipe.decoder_only else "codec.pt")
-    codec = PocketCodec(recipe.channels).to(device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    if recipe.decoder_only:
-        from fkv.codec import load_pocket
-
-        codec.load_state_dict(load_pocket(out).state_dict())
-    params = [*codec.synthesis.parameters(), *codec.draw.parameters()] if recipe.decoder_only else list(codec.parameters())
+def descend(
+    codec: PocketCodec,
+    params: list[nn.Parameter],
+    recipe: Descent,
+    work: Path,
+    name: str,
+    losses: Callable[[int], Iterator[tuple[Tensor, Tensor]]],
+) -> None:
+    """Run or resume, from `work/name.pt` and with a log beside it: one update for each of `losses(first step)`, a loss and a squared error
+    of pixels in [-1, 1]. Leaves the codec with the mean of its last weights."""
     optimiser = torch.optim.AdamW(params, lr=recipe.rate, betas=(0.9, 0.98), weight_decay=0.0)
-    average, first = run.Average(codec, 0.998), 0
+    checkpoint, average, first = work / f"{name}.pt", run.Average(codec, 0.998), 0
     if state := run.load(checkpoint):
         codec.load_state_dict(state["codec"])
         optimiser.load_state_dict(state["optimiser"])
         average.shadow, first = state["average"], state["step"]
-    elif not recipe.decoder_only:
-        principal_components(codec, recipe.seed)
-        average.shadow = {name: tensor.detach().clone() for name, tensor in codec.state_dict().items()}
     plan = run.Plan(recipe.steps, recipe.warmup, recipe.decay)
-    clips, lengths = [recipe.batch] * recipe.steps, [recipe.latents] * recipe.steps
-    progress = run.Progress(work / "codec.jsonl", first, recipe.steps, "codec")
+    progress = run.Progress(work / f"{name}.jsonl", first, recipe.steps, name)
 
     def store(step: int) -> None:
         run.save(checkpoint, {"codec": codec.state_dict(), "optimiser": optimiser.state_dict(), "average": average.shadow, "step": step})
 
-    for step, batch in enumerate(loader(recipe.seed, range(first, recipe.steps), clips, lengths), start=first):
+    for step, (loss, error) in enumerate(losses(first), start=first):
         run.set_rate([optimiser], [recipe.rate], plan.rate(step))
-        loss = codec_loss(codec, groups(batch.frames.to(device)), recipe, np.random.default_rng((recipe.seed, 5, step)))
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(params, 1.0)
         optimiser.step()
         average.update(codec, step)
-        progress.step(step, {"loss": float(loss.detach()), "psnr": float(-10 * torch.log10(loss.detach() / 4))})
+        progress.step(step, {"loss": float(loss.detach()), "psnr": float(-10 * torch.log10(error.detach() / 4))})
         if progress.due():
             store(step + 1)
     store(recipe.steps)
     codec.load_state_dict(average.shadow)
-    if not recipe.decoder_only:
-        with torch.no_grad():
-            renormalise(codec, recipe.seed)
+
+
+def write(codec: PocketCodec, out: Path) -> None:
+    """Put a codec into `out` as `codec.safetensors`, so that a kill at any moment leaves the old or the new one whole."""
     out.mkdir(parents=True, exist_ok=True)
-    save_file({name: tensor.contiguous() for name, tensor in codec.state_dict().items()}, out / "codec.safetensors")
+    save_file({name: tensor.contiguous() for name, tensor in codec.state_dict().items()}, out / "codec.part")
+    (out / "codec.part").replace(out / "codec.safetensors")
+
+
+def train_codec(recipe: CodecRecipe, work: Path, out: Path, device: str) -> float:
+    """Run or resume; writes `codec.safetensors` into `out`; returns the held-out PSNR in dB."""
+    torch.manual_seed(recipe.seed)
+    codec = PocketCodec(recipe.channels).to(device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    if not (work / "codec.pt").is_file():
+        principal_components(codec, recipe.seed)
+
+    def losses(first: int) -> Iterator[tuple[Tensor, Tensor]]:
+        batches = loader(recipe.seed, range(first, recipe.steps), [recipe.batch] * recipe.steps, [recipe.latents] * recipe.steps)
+        for step, batch in enumerate(batches, start=first):
+            yield codec_loss(codec, groups(batch.frames.to(device)), recipe, np.random.default_rng((recipe.seed, 5, step)))
+
+    descend(codec, list(codec.parameters()), recipe, work, "codec", losses)
+    with torch.no_grad():
+        renormalise(codec, recipe.seed)
+    write(codec, out)
     return measure(codec.eval(), recipe.seed)[0]
 
 
-def codec_loss(codec: PocketCodec, pixels: Tensor, recipe: CodecRecipe, rng: np.random.Generator) -> Tensor:
-    """Squared error of decoding frames from latents and the frame before, with a little noise on both."""
+def codec_loss(codec: PocketCodec, pixels: Tensor, recipe: CodecRecipe, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """Squared error of decoding frames from latents and the frame before, with a little noise on both; with what keeps the latents at zero
+    mean and unit variance, and without."""
     count = pixels.shape[1]
-    if recipe.decoder_only:
-        with torch.no_grad():
-            latents = codec.normalise(codec.forward_encoder(pixels.flatten(0, 1))).unflatten(0, (-1, count))
-    else:
-        latents = codec.forward_encoder(pixels.flatten(0, 1)).unflatten(0, (-1, count))
+    latents = codec.forward_encoder(pixels.flatten(0, 1)).unflatten(0, (-1, count))
     noise = torch.from_numpy(rng.standard_normal(latents.shape, dtype=np.float32)).to(latents)
     before = torch.cat((latents[:, :1], latents[:, :-1]), dim=1)
     noisy = latents + recipe.noise * noise
     drawn = codec.forward_decoder(noisy.flatten(0, 1), (before + recipe.noise * noise.roll(1, 1)).flatten(0, 1))
     error = F.mse_loss(drawn, pixels.flatten(0, 1))
-    if recipe.decoder_only:
-        return error
     moments = latents.mean((0, 1, 3, 4)).square().mean() + (latents.std((0, 1, 3, 4)) - 1).square().mean()
-    return error + 1e-4 * moments
+    return error + 1e-4 * moments, error

@@ -1,0 +1,116 @@
+"""Training of the pocket decoder on what the model draws. The codec was trained with a little noise on its latents, but the model errs in
+another way: whole tokens a little off, which show as blocks. A decoder that has met such latents next to the true pixels smooths them out.
+The encoder stays as it is, and with it what the model was trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from fkv.codec import CELL, PocketCodec, load_pocket
+from fkv.pocket.data import GROUP, Batch, draw, loader
+from fkv.pocket.teacher import Clip, Sight, Teacher, rolling
+from fkv.pocket.train_codec import descend, groups, write
+from fkv.spec import ModelSpec
+from fkv.stream import noised
+from fkv.wan import CausalWan
+
+
+@dataclass(frozen=True)
+class DecoderRecipe:
+    """Batches of `batch` clips of `latents` frames. A share `clean` of the clips is decoded from true latents with a noise of standard
+    deviation `noise`, the others from what the model makes of them in the last steps of its sampler, `passes` at most. `object_weight` is
+    what pixels of objects weigh beyond others, `edges` what the absolute error weighs beside the squared one: it keeps edges sharp."""
+
+    steps: int = 2400
+    batch: int = 4
+    latents: int = 6
+    clean: float = 0.25
+    noise: float = 0.06
+    passes: int = 2
+    object_weight: float = 2.0
+    edges: float = 0.2
+    rate: float = 1e-3
+    warmup: int = 50
+    decay: int = 1200
+    seed: int = 13
+
+
+def reader(spec: ModelSpec, weights: Path, device: str) -> Teacher:
+    """The model of a `model.safetensors`, to predict whole clips with."""
+    model = CausalWan(spec.net).to(device).eval()
+    model.load_state_dict({name: tensor.float() for name, tensor in load_file(weights).items()})
+    return Teacher(model, spec, [[]] * spec.net.layers)
+
+
+@torch.no_grad()
+def redrawn(teacher: Teacher, batch: Batch, latents: Tensor, passes: int, generator: torch.Generator) -> Tensor:
+    """What the model makes of latents [b, F, c, H, W] in the last `passes` steps of its sampler, chunks seeing the true past."""
+    spec, made = teacher.spec, latents
+    past = rolling(latents.shape[1] // spec.chunk, spec)
+    for t in spec.schedule.timesteps()[-passes:]:
+        sigma = spec.schedule.sigma(t)
+        noise = torch.randn(latents.shape, generator=generator).to(latents)
+        level = latents.new_full((len(latents), len(past)), sigma)
+        made, _ = teacher.predict(
+            Clip(latents, noised(made, noise, sigma), level, batch.text.to(latents), batch.numbers, Sight(past, past))
+        )
+    return made
+
+
+def example(codec: PocketCodec, teacher: Teacher, recipe: DecoderRecipe, batch: Batch, step: int) -> tuple[Tensor, Tensor]:
+    """Latents [b, F, c, H, W] to decode in a step, and the weights [b, F, 1, h, w] of the pixels that should come out: where nothing tells
+    what a frame shows, the model draws a blur that no decoder can know better, so only true latents count there."""
+    rng = np.random.default_rng((recipe.seed, 5, step))
+    generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+    latents = codec.encode(batch.frames)
+    noise = torch.randn(latents.shape, generator=generator).to(latents)
+    clean = (torch.rand(len(latents), generator=generator) < recipe.clean).to(latents.device)
+    made = redrawn(teacher, batch, latents, int(rng.integers(1, recipe.passes + 1)), generator)
+    told = torch.maximum(batch.told.to(latents), clean[:, None].to(latents))
+    weight = (1 + recipe.object_weight * batch.mask.to(latents)) * told[:, :, None, None]
+    return torch.where(clean[:, None, None, None, None], latents + recipe.noise * noise, made), upsampled(weight)
+
+
+def upsampled(weight: Tensor) -> Tensor:
+    """Numbers per latent cell [b, F, H, W] as numbers per pixel [b, F, 1, h, w]."""
+    return weight.repeat_interleave(CELL, dim=2).repeat_interleave(CELL, dim=3)[:, :, None]
+
+
+def decoded(codec: PocketCodec, latents: Tensor) -> Tensor:
+    """Pixels [b, F, 12, h, w] of latents [b, F, c, H, W], the first frame of a clip with itself for its past."""
+    before = torch.cat((latents[:, :1], latents[:, :-1]), dim=1)
+    return codec.forward_decoder(latents.flatten(0, 1), before.flatten(0, 1)).unflatten(0, latents.shape[:2])
+
+
+@torch.no_grad()
+def drawn_psnr(codec: PocketCodec, teacher: Teacher, recipe: DecoderRecipe, scenes: int = 64) -> float:
+    """PSNR in dB of held-out frames as the model draws them, against the true pixels; those that text and past tell of."""
+    batch = draw(recipe.seed + 2, 0, scenes, recipe.latents, gaps=False)
+    told = batch.told.bool().repeat_interleave(GROUP, dim=1)
+    made = redrawn(teacher, batch, codec.encode(batch.frames), recipe.passes, torch.Generator().manual_seed(recipe.seed))
+    error = (codec.decoder().decode(made).cpu().float() - batch.frames.float()).square()[told].mean()
+    return float(10 * torch.log10(255.0**2 / error))
+
+
+def train_decoder(spec: ModelSpec, recipe: DecoderRecipe, work: Path, out: Path, device: str) -> tuple[float, float]:
+    """Run or resume; writes `codec.safetensors` into `out` at the end; gives the PSNR in dB of what the model draws, before and after."""
+    before, codec = load_pocket(out, device), load_pocket(out, device).train()
+    teacher = reader(spec, out / "model.safetensors", device)
+
+    def losses(first: int) -> Iterator[tuple[Tensor, Tensor]]:
+        batches = loader(recipe.seed, range(first, recipe.steps), [recipe.batch] * recipe.steps, [recipe.latents] * recipe.steps)
+        for step, batch in enumerate(batches, start=first):
+            latents, weight = example(before, teacher, recipe, batch, step)
+            off = decoded(codec, latents) - groups(batch.frames.to(device))
+            yield ((off.square() + recipe.edges * off.abs()) * weight).mean(), off.square().mean()
+
+    descend(codec, [*codec.synthesis.parameters(), *codec.draw.parameters()], recipe, work, "decoder", losses)
+    write(codec, out)
+    return drawn_psnr(before, teacher, recipe), drawn_psnr(codec.eval(), teacher, recipe)
