@@ -1,4 +1,4 @@
-"""Where a model has brought a scene: objects drawn late and beside their place are found, and lead what is to be drawn next."""
+"""Where a model has brought a scene: objects and cameras drawn late or beside their place are found, and lead what is drawn next."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fkv.pocket.guide import KEEP, Guide, Piece
-from fkv.pocket.paint import Renderer
+from fkv.pocket.paint import Renderer, object_mask
 from fkv.pocket.world import Object, Scene
 
 MOVES = ("bounce", "drift", "orbit", "fall")
@@ -34,7 +34,7 @@ def test_an_object_drawn_late_and_beside_its_place_is_found_and_followed(motion:
     x[:, 0], y[:, 0] = late_x - view + 4, late_y - 3
     guide.off = guide.found(Renderer(scene).frames(24, 12, (x[:12], y[:12])))
     guide.enter(1, told=True)
-    found_x, found_y = guide.paths()
+    found_x, found_y, _ = guide.paths()
     assert guide.strayed
     assert np.hypot(found_x[0, 0] - x[12, 0], found_y[0, 0] - y[12, 0]) < 1.5
     script_x, script_y = (way[12:24] for way in scene.paths(times))
@@ -51,6 +51,46 @@ def test_an_object_where_the_script_has_it_has_not_strayed() -> None:
     assert not guide.strayed
 
 
+@pytest.mark.parametrize("wall", [False, True])
+@pytest.mark.parametrize("camera", ["left", "right"])
+def test_a_camera_that_lags_behind_is_found_and_followed_and_its_objects_are_not_taken_for_late(camera: str, *, wall: bool) -> None:
+    scene = scene_of("orbit", wall=wall, camera=camera)
+    guide, lag = entered(scene, 24), 12.0
+    times = np.arange(24, 60.0)
+    view = np.asarray(scene.camera_x(times - lag))
+    x, y = scene.paths(times)
+    x += (np.asarray(scene.camera_x(times)) - view)[:, None]
+    lagging = Renderer(scene).frames(24, 12, (x[:12], y[:12]), view[:12])
+    guide.off = guide.found(lagging)
+    assert guide.off.camera == lag
+    assert np.abs(guide.off.delay).max() <= 1
+    assert np.abs(guide.off.shift).max() < 1
+    guide.enter(1, told=True)
+    assert guide.strayed
+    _, _, next_view = guide.paths()
+    script = np.asarray(scene.camera_x(times))
+    assert next_view[0] == pytest.approx(view[12])
+    assert abs(next_view[-1] - script[23]) < abs(view[23] - script[23])
+    frames, mask = guide.drawn(guide.off)
+    expected = Renderer(scene).frames(36, 12, (x[12:24], y[12:24]), view[12:24])
+    assert np.abs(frames.astype(int) - expected).mean() < 1
+    assert np.allclose(mask, object_mask(scene, 36, 12, (x[12:24], y[12:24]), view[12:24]), atol=0.15)
+
+
+def test_a_still_camera_is_never_late() -> None:
+    scene = scene_of("drift")
+    guide = entered(scene, 24)
+    moved = Renderer(scene_of("drift", camera="left")).frames(24, 12)
+    assert guide.found(moved).camera == 0
+
+
+def test_a_camera_that_cannot_be_told_is_expected_where_it_was_planned() -> None:
+    scene = scene_of("drift", camera="right")
+    guide = entered(scene, 24)
+    guide.off = guide.off._replace(camera=20.0)
+    assert guide.found(np.full((12, 80, 128, 3), 128, np.uint8)).camera == pytest.approx(20 * KEEP, abs=8)
+
+
 def test_an_object_that_is_not_seen_is_expected_where_it_was_last_and_ever_nearer_its_place() -> None:
     scene = scene_of("drift")
     guide = entered(scene, 0)
@@ -63,7 +103,7 @@ def test_an_object_that_is_not_seen_is_expected_where_it_was_last_and_ever_neare
     assert guide.off[1][0] == pytest.approx(10 * KEEP**3)
     for index in range(4):
         guide.enter(index, told=True)
-        x, _ = guide.paths()
+        x, _, _ = guide.paths()
         assert x.shape == (12, 2)
 
 

@@ -159,8 +159,8 @@ def test_the_target_follows_objects_that_the_past_has_moved() -> None:
     task.own.guided(guides, 1, drawn, mask)
     changed = (drawn != target[:, 3:6]).flatten(1).any(1)
     assert torch.equal(changed, torch.arange(6) == clip)
-    paths = guides[clip].paths()
-    frames = Renderer(guides[clip].chunks[1][0]).frames(guides[clip].first, 12, paths)
+    x, y, view = guides[clip].paths()
+    frames = Renderer(guides[clip].chunks[1][0]).frames(guides[clip].first, 12, (x, y), view)
     torch.testing.assert_close(drawn[clip], codec.encode(torch.from_numpy(frames)[None])[0], atol=1e-4, rtol=1e-4)
     assert not torch.equal(mask[clip], task.mask[clip, 3:6])
 

@@ -24,20 +24,32 @@ class Renderer:
         self.wall = wall_strip(scene) if scene.wall else None
         self._still = self._view(0.0) if scene.camera == "still" else None
 
-    def frames(self, start: int, count: int, paths: tuple[Array, Array] | None = None) -> Array:
-        """uint8 RGB [count, 80, 128, 3] of pixel frames start .. start + count - 1; objects at `paths` rather than at the scene's."""
+    def frames(self, start: int, count: int, paths: tuple[Array, Array] | None = None, cameras: Array | None = None) -> Array:
+        """uint8 RGB [count, 80, 128, 3] of pixel frames start .. start + count - 1; objects at `paths` and the view from `cameras` [count]
+        rather than as the scene has them."""
         times = np.arange(start, start + count)
-        cameras = np.broadcast_to(np.asarray(self.scene.camera_x(times), np.float64), count)
-        out = np.empty((count, HEIGHT, WIDTH, 3), np.uint8)
-        if self._still is None:
-            for frame, camera in enumerate(cameras):
-                out[frame] = self._view(float(camera))
-        else:
-            out[:] = self._still
+        cameras = _cameras(self.scene, times) if cameras is None else cameras
+        out = self._backdrops(cameras)
         xs, ys = self.scene.paths(times) if paths is None else paths
         for index in reversed(range(len(self.scene.objects))):
             thing = self.scene.objects[index]
             _paste(out, thing.shape, PALETTE[thing.colour], xs[:, index], ys[:, index])
+        return self._walled(out, cameras)
+
+    def scenery(self, cameras: Array) -> Array:
+        """uint8 RGB [n, 80, 128, 3]: background and wall without objects, seen from `cameras` [n] in world pixels."""
+        return self._walled(self._backdrops(cameras), cameras)
+
+    def _backdrops(self, cameras: Array) -> Array:
+        out = np.empty((len(cameras), HEIGHT, WIDTH, 3), np.uint8)
+        if self._still is not None:
+            out[:] = self._still
+            return out
+        for frame, camera in enumerate(cameras):
+            out[frame] = self._view(float(camera))
+        return out
+
+    def _walled(self, out: Array, cameras: Array) -> Array:
         if self.wall is not None:
             for frame, camera in enumerate(cameras):
                 _over(out[frame], self.wall, float(camera))
@@ -62,10 +74,16 @@ def render(scene: Scene, start: int, count: int) -> Array:
     return Renderer(scene).frames(start, count)
 
 
-def object_mask(scene: Scene, start: int, count: int, paths: tuple[Array, Array] | None = None) -> Array:
-    """Share float32 [count, 10, 16] of every 8 x 8 cell that objects cover (equal-area boxes), at `paths` rather than at the scene's, less
-    what the wall hides. White ones count `WHITE` fold: a trace of what lies behind takes their colour away."""
+def _cameras(scene: Scene, times: Array) -> Array:
+    return np.broadcast_to(np.asarray(scene.camera_x(times), np.float64), len(times))
+
+
+def object_mask(scene: Scene, start: int, count: int, paths: tuple[Array, Array] | None = None, cameras: Array | None = None) -> Array:
+    """Share float32 [count, 10, 16] of every 8 x 8 cell that objects cover (equal-area boxes), less what the wall hides; objects at `paths`
+    and the view from `cameras` rather than as the scene has them. White ones count `WHITE` fold: a trace of what lies behind takes their
+    colour away."""
     times = np.arange(start, start + count)
+    cameras = _cameras(scene, times) if cameras is None else cameras
     xs, ys = scene.paths(times) if paths is None else paths
     left, top = np.arange(WIDTH // CELL) * float(CELL), np.arange(HEIGHT // CELL) * float(CELL)
     wide = _overlap(xs[..., None] - 12, xs[..., None] + 12, left)
@@ -73,7 +91,7 @@ def object_mask(scene: Scene, start: int, count: int, paths: tuple[Array, Array]
     counts = [WHITE if thing.colour == "white" else 1.0 for thing in scene.objects]
     mask = (high[:, :, :, None] * wide[:, :, None, :] * np.array(counts)[:, None, None]).max(axis=1)
     if scene.wall:
-        edge = scene.wall_x - WALL_WIDTH / 2 - np.broadcast_to(np.asarray(scene.camera_x(times)), count)[:, None]
+        edge = scene.wall_x - WALL_WIDTH / 2 - cameras[:, None]
         hidden = _overlap(edge, edge + WALL_WIDTH, left)[:, None, :]
         mask *= 1 - hidden * _overlap(np.array(float(WALL_TOP)), np.array(float(WALL_FOOT)), top)[None, :, None]
     return mask.astype(np.float32)
