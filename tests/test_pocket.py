@@ -183,3 +183,7 @@ def test_a_stopped_report_goes_on_with_the_parts_it_has_until_the_weights_change
     weights.write_bytes(b"two")
     _, pictures = Stages(tmp_path, weights).measured("full", measure)
     assert pictures["full/0"].max() == 2
+    codec = tmp_path / "codec.safetensors"
+    codec.write_bytes(b"one")
+    _, pictures = Stages(tmp_path, weights, codec).measured("full", measure)
+    assert pictures["full/0"].max() == 3

@@ -256,25 +256,22 @@ def write_report(
 ) -> None:
     """Profile the heads, measure everything, and write `heads.json`, `report.json` and `report.png` into `out`. A stopped report goes on
     where it was, as long as the weights are the same."""
-    from fkv.pocket.train_codec import CodecRecipe
-    from fkv.pocket.train_codec import measure as codec_psnr
-
     engine = load(POCKET, device)
-    stages = Stages(work, out / "model.safetensors")
+    stages = Stages(work, out / "model.safetensors", out / "codec.safetensors")
     measured, _ = stages.measured("heads", lambda: ({"profile": measured_heads(engine, profiled)}, {}))
     profile = HeadProfile.from_json(measured["profile"], engine.spec.geometry)
     (out / "heads.json").write_text(profile.to_json())
     worlds, pictures = compare(engine, profile, stages, prompts, few, chunks)
     long, long_pictures = endurance(engine, profile, stages, long_clips, long_frames)
-    recipe = work / "recipe.json"
     previous = json.loads((out / "report.json").read_text()) if (out / "report.json").is_file() else {}
-    training = trained(recipe, training_log(work, "model"), previous.get("training", {}))
+    training = trained(work / "recipe.json", training_log(work, "model"), previous.get("training", {}))
+    drawing = trained(work / "decoder.json", training_log(work, "decoder"), previous.get("codec", {}).get("decoder", {}))
     report = {
         "model": {**asdict(engine.spec.net), "parameters": engine.parameters, "schedule": asdict(engine.spec.schedule)},
         "commit": machine.commit(),
         "machine": machine.environment(engine),
         "training": training,
-        "codec": {"psnr_db": round(codec_psnr(engine.codec, CodecRecipe().seed)[0], 2)},  # type: ignore[arg-type]
+        "codec": {**codec_summary(engine, out), "decoder": drawing},
         "heads": heads_summary(profile),
         "clip_frames": 12 * chunks,
         "worlds": worlds,
@@ -284,6 +281,18 @@ def write_report(
     few_rows = {name: frames for name, frames in pictures.items() if name.startswith(("full/", "forcing-kv/"))}
     sheet(few_rows, out / "report.png")
     sheet({name: frames for name, frames in long_pictures.items() if name.endswith(("/0", "/1"))}, out / "report_long.png")
+
+
+def codec_summary(engine: Engine, out: Path) -> dict[str, float]:
+    """PSNR in dB of held-out frames, encoded and decoded, and as the model draws them from their true past (`drawn_psnr`)."""
+    from fkv.codec import PocketCodec
+    from fkv.pocket.train_codec import CodecRecipe, measure
+    from fkv.pocket.train_decoder import DecoderRecipe, drawn_psnr, reader
+
+    codec, model = engine.codec, reader(engine.spec, out / "model.safetensors", str(engine.device))
+    assert isinstance(codec, PocketCodec)
+    psnr, drawn = measure(codec, CodecRecipe().seed)[0], drawn_psnr(codec, model, DecoderRecipe())
+    return {"psnr_db": round(psnr, 2), "drawn_psnr_db": round(drawn, 2)}
 
 
 def heads_summary(profile: HeadProfile) -> dict[str, Any]:

@@ -4,8 +4,9 @@ The encoder stays as it is, and with it what the model was trained on."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -28,17 +29,17 @@ class DecoderRecipe:
     deviation `noise`, the others from what the model makes of them in the last steps of its sampler, `passes` at most. `object_weight` is
     what pixels of objects weigh beyond others, `edges` what the absolute error weighs beside the squared one: it keeps edges sharp."""
 
-    steps: int = 2400
+    steps: int = 1600
     batch: int = 4
     latents: int = 6
-    clean: float = 0.25
+    clean: float = 0.5
     noise: float = 0.06
     passes: int = 2
-    object_weight: float = 2.0
-    edges: float = 0.2
+    object_weight: float = 1.0
+    edges: float = 0.1
     rate: float = 1e-3
     warmup: int = 50
-    decay: int = 1200
+    decay: int = 1400
     seed: int = 13
 
 
@@ -111,6 +112,8 @@ def train_decoder(spec: ModelSpec, recipe: DecoderRecipe, work: Path, out: Path,
             off = decoded(codec, latents) - groups(batch.frames.to(device))
             yield ((off.square() + recipe.edges * off.abs()) * weight).mean(), off.square().mean()
 
+    work.mkdir(parents=True, exist_ok=True)
+    (work / "decoder.json").write_text(json.dumps(asdict(recipe), indent=1))
     descend(codec, [*codec.synthesis.parameters(), *codec.draw.parameters()], recipe, work, "decoder", losses)
     write(codec, out)
     return drawn_psnr(before, teacher, recipe), drawn_psnr(codec.eval(), teacher, recipe)
