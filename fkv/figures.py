@@ -52,12 +52,16 @@ def _pocket(report: dict[str, Any]) -> list[Row]:
     machine = _machine(where)
     frames = report["clip_frames"]
     full, held = worlds["full"], worlds["full"]["clips"]
+    drawn, background = report["codec"].get("drawn_psnr_db"), full["background_psnr"]
     found: list[tuple[str, str]] = [
         ("codec, held-out PSNR in stream", f"{report['codec']['psnr_db']:.1f} dB"),
+        ("the same of frames as the model draws them from their true past", "" if drawn is None else f"{drawn:.1f} dB"),
         (f"full cache, {held} held-out prompts, {frames} pixel frames: colour and shape of an object right", _share(full, "objects_right")),
         ("the same: objects kept in view, share of frames", _share(full, "kept")),
         ("the same: theme right", _share(full, "theme_right")),
         ("the same: motion right", _share(full, "motion_right")),
+        ("the same: camera right", _share(full, "camera_right")),
+        ("the same: background against the first frame", f"{background['mean']:.1f} dB ± {background['error']:.1f}"),
     ]
     for kind, groups in worlds.get("full, by what was asked for", {}).items():
         shares = [f"{value} {100 * some['right']:.0f} % (n = {some['n']})" for value, some in groups.items()]

@@ -1,4 +1,4 @@
-"""`python -m fkv train codec|model|all|report`: makes the pocket model from nothing, or goes on where a killed run stopped."""
+"""`python -m fkv train codec|model|decoder|report|all`: makes the pocket model from nothing, or goes on where a killed run stopped."""
 
 from __future__ import annotations
 
