@@ -29,6 +29,8 @@ def test_every_tab_keeps_the_rules_of_accessibility(visit: Callable[..., Any], c
     page.wait_for_function("document.querySelector('.fkv').dataset.state === 'paused'")
     assert page.evaluate(f"{STAGE}.newest") >= 3
     assert broken(page) == [], "Live"
+    page.evaluate("document.querySelectorAll('.fkv .shot').forEach((shot) => shot.classList.add('blank'))")
+    assert broken(page) == [], "Live, pictures still on their way"
     page.click("#tab-heads-button")
     page.wait_for_selector("#lab .cell")
     assert broken(page) == [], "Heads"
