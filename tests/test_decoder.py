@@ -41,7 +41,7 @@ def test_the_model_redraws_from_its_samplers_last_noise_levels_with_the_true_pas
     batch, echo = draw(3, 0, 2, 6, gaps=False), Echo()
     latents = torch.randn(2, 6, 24, 10, 16, generator=torch.Generator().manual_seed(0))
     generator = torch.Generator().manual_seed(1)
-    made = redrawn(echo, batch, latents, 2, torch.Generator().manual_seed(1))  # type: ignore[arg-type]
+    made = redrawn(echo, latents, batch.text, batch.numbers, 2, torch.Generator().manual_seed(1))  # type: ignore[arg-type]
     first, second = (torch.randn(latents.shape, generator=generator) for _ in range(2))
     torch.testing.assert_close(made, 0.7 * (0.45 * latents + 0.55 * first) + 0.3 * second)
     assert [clip.sigma.unique().item() for clip in echo.asked] == [pytest.approx(0.55), pytest.approx(0.3)]
@@ -55,7 +55,9 @@ def test_frames_that_nothing_tells_of_are_asked_for_from_true_latents_only() -> 
     assert weight.shape == (8, 6, 1, 80, 128)
     assert torch.equal(weight.amax((2, 3, 4)) > 0, batch.told > 0)
     torch.testing.assert_close(weight[:, :, 0, ::8, ::8], (1 + batch.mask) * batch.told[:, :, None, None])
-    true, weight = example(codec, Echo(), DecoderRecipe(clean=1.0), batch, 0)  # type: ignore[arg-type]
+    echo = Echo()
+    true, weight = example(codec, echo, DecoderRecipe(clean=1.0), batch, 0)  # type: ignore[arg-type]
+    assert echo.asked == []
     assert (weight >= 1).all()
     assert (true - codec.encode(batch.frames)).std() == pytest.approx(0.06, rel=0.05)
     assert (latents - true).std() > 0.2

@@ -51,17 +51,16 @@ def reader(spec: ModelSpec, weights: Path, device: str) -> Teacher:
 
 
 @torch.no_grad()
-def redrawn(teacher: Teacher, batch: Batch, latents: Tensor, passes: int, generator: torch.Generator) -> Tensor:
-    """What the model makes of latents [b, F, c, H, W] in the last `passes` steps of its sampler, chunks seeing the true past."""
+def redrawn(teacher: Teacher, latents: Tensor, text: Tensor, numbers: Tensor, passes: int, generator: torch.Generator) -> Tensor:
+    """What the model makes of latents [b, F, c, H, W], frames `numbers` [F] of what `text` [b, len, dim] says, in the last `passes` steps
+    of its sampler, chunks seeing the true past."""
     spec, made = teacher.spec, latents
     past = rolling(latents.shape[1] // spec.chunk, spec)
     for t in spec.schedule.timesteps()[-passes:]:
         sigma = spec.schedule.sigma(t)
         noise = torch.randn(latents.shape, generator=generator).to(latents)
         level = latents.new_full((len(latents), len(past)), sigma)
-        made, _ = teacher.predict(
-            Clip(latents, noised(made, noise, sigma), level, batch.text.to(latents), batch.numbers, Sight(past, past))
-        )
+        made, _ = teacher.predict(Clip(latents, noised(made, noise, sigma), level, text.to(latents), numbers, Sight(past, past)))
     return made
 
 
@@ -71,12 +70,14 @@ def example(codec: PocketCodec, teacher: Teacher, recipe: DecoderRecipe, batch: 
     rng = np.random.default_rng((recipe.seed, 5, step))
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
     latents = codec.encode(batch.frames)
-    noise = torch.randn(latents.shape, generator=generator).to(latents)
-    clean = (torch.rand(len(latents), generator=generator) < recipe.clean).to(latents.device)
-    made = redrawn(teacher, batch, latents, int(rng.integers(1, recipe.passes + 1)), generator)
-    told = torch.maximum(batch.told.to(latents), clean[:, None].to(latents))
+    made = latents + recipe.noise * torch.randn(latents.shape, generator=generator).to(latents)
+    drawn = (torch.rand(len(latents), generator=generator) >= recipe.clean).to(latents.device)
+    if drawn.any():
+        passes = int(rng.integers(1, recipe.passes + 1))
+        made[drawn] = redrawn(teacher, latents[drawn], batch.text.to(latents)[drawn], batch.numbers, passes, generator)
+    told = torch.maximum(batch.told.to(latents), (~drawn)[:, None].to(latents))
     weight = (1 + recipe.object_weight * batch.mask.to(latents)) * told[:, :, None, None]
-    return torch.where(clean[:, None, None, None, None], latents + recipe.noise * noise, made), upsampled(weight)
+    return made, upsampled(weight)
 
 
 def upsampled(weight: Tensor) -> Tensor:
@@ -95,7 +96,8 @@ def drawn_psnr(codec: PocketCodec, teacher: Teacher, recipe: DecoderRecipe, scen
     """PSNR in dB of held-out frames as the model draws them, against the true pixels; those that text and past tell of."""
     batch = draw(recipe.seed + 2, 0, scenes, recipe.latents, gaps=False)
     told = batch.told.bool().repeat_interleave(GROUP, dim=1)
-    made = redrawn(teacher, batch, codec.encode(batch.frames), recipe.passes, torch.Generator().manual_seed(recipe.seed))
+    generator, latents = torch.Generator().manual_seed(recipe.seed), codec.encode(batch.frames)
+    made = redrawn(teacher, latents, batch.text, batch.numbers, recipe.passes, generator)
     error = (codec.decoder().decode(made).cpu().float() - batch.frames.float()).square()[told].mean()
     return float(10 * torch.log10(255.0**2 / error))
 
