@@ -67,7 +67,7 @@ def wait_until(true: Callable[[], bool], seconds: float = 60) -> None:
 
 
 def reach(page: Any, chunk: int) -> None:
-    """Waits until a chunk (from 1) has arrived."""
+    """Waits until a chunk (from 1) has arrived, in one lane at least."""
     page.wait_for_function(f"{STAGE}.newest >= {chunk - 1}")
 
 
