@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from fkv.metrics.shapes import PALETTE
+from fkv.pocket.faded import faded
 from fkv.pocket.guide import KEEP, Guide, Piece
 from fkv.pocket.paint import Renderer, object_mask
 from fkv.pocket.world import Object, Scene
@@ -105,6 +107,29 @@ def test_an_object_that_is_not_seen_is_expected_where_it_was_last_and_ever_neare
         guide.enter(index, told=True)
         x, _, _ = guide.paths()
         assert x.shape == (12, 2)
+
+
+@pytest.mark.parametrize("colour", ["white", "yellow", "blue"])
+@pytest.mark.parametrize("camera", ["still", "left"])
+def test_an_object_that_has_faded_by_half_is_found_beside_its_place(colour: str, camera: str) -> None:
+    scene = Scene("desert sunset", (Object(colour, "star", "drift", 3, 1),), camera=camera)
+    guide, painter = entered(scene, 24), Renderer(scene)
+    x, y = scene.paths(np.arange(24, 36))
+    view = np.asarray(scene.camera_x(np.arange(24, 36.0))) * np.ones(12)
+    solid, bare = painter.frames(24, 12, (x + 6, y - 5)).astype(float), painter.scenery(view)
+    guide.off = guide.found((0.5 * solid + 0.5 * bare).astype(np.uint8))
+    found_x, found_y, _ = guide.paths(guide.off)
+    assert np.hypot(found_x - x - 6, found_y - y + 5).max() < 1.5
+
+
+def test_scenery_alone_is_no_faded_object() -> None:
+    scene = Scene("desert sunset", (), camera="left")
+    bare = Renderer(scene).scenery(np.array([0.0, 4.0, 8.0]))
+    beside = Renderer(scene).scenery(np.array([2.0, 6.0, 10.0]))
+    for colour in PALETTE:
+        for x, y in ((30.0, 20.0), (64.0, 40.0), (98.0, 60.0)):
+            *_, seen = faded(beside, bare, colour, np.full(3, x), np.full(3, y))
+            assert not seen.any()
 
 
 def test_an_object_behind_the_wall_is_not_taken_for_one_that_moved() -> None:

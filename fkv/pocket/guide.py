@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fkv.metrics.detect import track
+from fkv.pocket.faded import faded
 from fkv.pocket.paint import Renderer, object_mask
 from fkv.pocket.panorama import Panorama
 from fkv.pocket.world import HEIGHT, WALL_TOP, WALL_WIDTH, WIDTH, Object, Scene
@@ -109,13 +110,12 @@ class Guide:
 
     def drawn(self, off: Off | None = None) -> tuple[Array, Array]:
         """The chunk with objects and camera on these paths: frames uint8 [n, 80, 128, 3] and object masks [n, rows, columns]."""
-        self.painter = self.painter or Renderer(self._scene)
         x, y, view = self.paths(off)
         mask = object_mask(self._scene, self.first, self.count, (x, y), view)
-        return self.painter.frames(self.first, self.count, (x, y), view), mask
+        return self._painter.frames(self.first, self.count, (x, y), view), mask
 
     def found(self, frames: Array) -> Off:
-        """How far things are off in a chunk that came out as `frames` uint8 [n, 80, 128, 3]: as planned where one cannot be seen."""
+        """How far things are off in a chunk that came out as `frames` uint8 [n, 80, 128, 3]: as planned where nothing is left of one."""
         scene, looks, times = self._scene, list(LOOKS), self.first + np.array(LOOKS, np.float64)
         xs, ys, planned_view = (way[looks] for way in self.paths())
         found = track(frames[looks], [thing.colour for thing in scene.objects])
@@ -126,10 +126,13 @@ class Guide:
         clear = self._clear(xs, ys, view)
         for slot, thing in enumerate(scene.objects):
             one = found[thing.colour]
-            here = clear[:, slot] & (one.area > TRACE) & (one.area < DOUBLE)
-            here &= np.hypot(one.x - xs[:, slot], one.y - ys[:, slot]) < FAR
-            if here.sum() >= 2:
-                delay[slot], shift[:, slot] = self._fit(slot, times[here], one.x[here] + view[here], one.y[here])
+            x, y, seen = one.x, one.y, (one.area > TRACE) & (one.area < DOUBLE)
+            seen &= clear[:, slot] & (np.hypot(x - xs[:, slot], y - ys[:, slot]) < FAR)
+            if seen.sum() < 2:
+                x, y, seen = faded(frames[looks], self._painter.scenery(view), thing.colour, xs[:, slot], ys[:, slot])
+                seen &= clear[:, slot]
+            if seen.sum() >= 2:
+                delay[slot], shift[:, slot] = self._fit(slot, times[seen], x[seen] + view[seen], y[seen])
         return Off(delay, shift, camera)
 
     def _late(self, frames: Array, times: Array, planned: float) -> float:
@@ -137,8 +140,7 @@ class Guide:
         scene = self._scene
         if scene.camera == "still":
             return 0.0
-        self.painter = self.painter or Renderer(scene)
-        self.panorama = self.panorama or Panorama(scene, self.painter)
+        self.panorama = self.panorama or Panorama(scene, self._painter)
         return self.panorama.late(frames, times, planned)
 
     def _fit(self, slot: int, times: Array, x: Array, y: Array) -> tuple[float, Array]:
@@ -164,6 +166,11 @@ class Guide:
     def _way(self, slot: int, times: Array) -> tuple[Array, Array]:
         thing: Object = self._scene.objects[slot]
         return thing.path(times, slot, len(self._scene.objects))
+
+    @property
+    def _painter(self) -> Renderer:
+        self.painter = self.painter or Renderer(self._scene)
+        return self.painter
 
     @property
     def _scene(self) -> Scene:
