@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from untrained import SMALL, small_model
 
 from fkv.codec import load_pocket, pocket_random
-from fkv.pocket.data import Batch, comes_back, draw, later_start, taught
-from fkv.pocket.guide import Guide, Piece
+from fkv.pocket import data
+from fkv.pocket.data import PLAYABLE, Batch, comes_back, draw, later_start, taught
+from fkv.pocket.guide import Guide, Off, Piece
 from fkv.pocket.paint import Renderer
 from fkv.pocket.recipe import ModelRecipe
 from fkv.pocket.tasks import Lesson, Own, Task
@@ -97,10 +100,15 @@ def test_the_chunk_after_a_gap_in_time_is_no_target() -> None:
     assert any(one == [1, 0, 1] for one in known)
 
 
-def played(*, told: bool, step: int = 0) -> tuple[Batch, Task, Task, CausalWan]:
+def gapped(most: int) -> Batch:
+    """A batch that leaves out one to `most` chunks of time."""
+    return next(batch for batch in (draw(5, step, 6, 9) for step in range(40)) if 0 < batch.gap <= most)
+
+
+def played(*, told: bool, step: int = 0, batch: Batch | None = None) -> tuple[Batch, Task, Task, CausalWan]:
     """A batch, what a lesson makes of it with everything taken from the model itself, and the same once it is played."""
     recipe = ModelRecipe(own=1.0, own_from=0.0, swap=1.0, met=1.0, disturb=0.0)
-    batch = draw(5, 0, 6, 9)
+    batch = batch or draw(5, 0, 6, 9, gaps=False)
     if told:
         batch.told.fill_(1)
     target = torch.randn(6, 9, 24, 10, 16, generator=torch.Generator().manual_seed(1))
@@ -116,11 +124,42 @@ def test_only_what_is_told_becomes_the_models_own_past() -> None:
     assert not batch.told.all()
 
 
+def test_what_comes_after_a_gap_is_the_models_own_where_the_gap_was_played_and_no_target_either_way() -> None:
+    for batch, own in ((gapped(PLAYABLE), True), (replace(draw(5, 0, 6, 9, gaps=False), gap=PLAYABLE + 1), False)):
+        batch.told[:, 3:6] = 0
+        _, task, after, _ = played(told=False, batch=batch)
+        changed = (after.clip.clean != task.clip.clean).flatten(2).any(dim=2)
+        assert changed[:, 3:6].all() == own
+        assert changed[:, 3:6].any() == own
+        assert not task.weight[:, 3:6].any()
+
+
+def test_objects_are_followed_through_a_gap_that_is_played(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data, "PLAYABLE", 3)
+    batch = gapped(3)
+    seen: list[tuple[int, int, bool]] = []
+
+    def found(self: Guide, frames: np.ndarray) -> Off:
+        seen.append((self.first, len(frames), self.scene is batch.reels[0][0].scene))
+        return self.off
+
+    monkeypatch.setattr(Guide, "found", found)
+    played(told=True, batch=batch)
+    mine = [(first, count) for first, count, first_clip in seen if first_clip]
+    start = batch.reels[0][0].first
+    assert mine == [(start + 12 * chunk, 12) for chunk in range(3 + batch.gap)]
+
+
+@pytest.mark.parametrize("gap", [0, 3])
 @pytest.mark.parametrize(("step", "policy"), [(2, "full"), (10, "window"), (1, "forcing-kv")])
-def test_what_is_played_is_what_a_stream_makes_and_what_its_sampler_meets(step: int, policy: str) -> None:
-    _, task, after, model = played(told=True, step=step)
+def test_what_is_played_is_what_a_stream_makes_and_what_its_sampler_meets(
+    step: int, policy: str, gap: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data, "PLAYABLE", gap)
+    _, task, after, model = played(told=True, step=step, batch=gapped(gap) if gap else None)
     own, clip, steps = task.own, after.clip, SMALL.schedule.timesteps()
     assert own is not None
+    assert bool(own.between) == bool(gap)
     assert clip.sight.policy.name == policy
 
     def noise(chunk: int) -> tuple[torch.Tensor, list[torch.Tensor]]:
@@ -129,15 +168,19 @@ def test_what_is_played_is_what_a_stream_makes_and_what_its_sampler_meets(step: 
 
     trace: Trace = []
     stream = Stream(model, SMALL, task.clip.text, clip.sight.policy, noise, trace=trace)
-    made = torch.cat([stream.step().latents for _ in range(3)], dim=1)
+    chunks = [stream.step() for _ in range(3 + own.between)]
+    kept = [0, own.between + 1, own.between + 2]
+    assert [chunks[number].start for number in kept] == clip.frames[::3].tolist()
+    made = torch.cat([chunks[number].latents for number in kept], dim=1)
     torch.testing.assert_close(clip.clean, made, atol=1e-4, rtol=1e-4)
-    tries = torch.stack([x0 for kind, x0 in trace if kind == "noisy"]).unflatten(0, (3, len(steps)))
+    tries = torch.stack([x0 for kind, x0 in trace if kind == "noisy"]).unflatten(0, (len(chunks), len(steps)))
     assert set(own.state[:, ::3].flatten().tolist()) == {1, 2, 3}
     for number in range(6):
         for chunk, state in enumerate(own.state[number, ::3].tolist()):
             sigma, here = SMALL.schedule.sigma(steps[state]), slice(3 * chunk, 3 * chunk + 3)
             assert float(task.clip.sigma[number, chunk]) == pytest.approx(sigma)
-            met = noised(tries[chunk, state - 1, number], own.noises[state, number, here], sigma)
+            there = slice(3 * kept[chunk], 3 * kept[chunk] + 3)
+            met = noised(tries[kept[chunk], state - 1, number], own.noises[state, number, there], sigma)
             torch.testing.assert_close(clip.noisy[number, here], met, atol=1e-4, rtol=1e-4)
 
 
@@ -154,10 +197,11 @@ def test_the_target_follows_objects_that_the_past_has_moved() -> None:
     clip = int(np.flatnonzero(batch.told.all(1).numpy())[0])
     guides = [Guide(reel, 12) for reel in batch.reels]
     for index in range(2):
-        task.own.guided(guides, index, target[:, 3 * index : 3 * index + 3].clone(), task.mask[:, 3 * index : 3 * index + 3].clone())
+        here = slice(3 * index, 3 * index + 3)
+        task.own.guided(guides, index, batch.told[:, 3 * index].tolist(), target[:, here].clone(), task.mask[:, here].clone())
     guides[clip].off[1][0] = 9.0
     drawn, mask = target[:, 3:6].clone(), task.mask[:, 3:6].clone()
-    task.own.guided(guides, 1, drawn, mask)
+    task.own.guided(guides, 1, batch.told[:, 3].tolist(), drawn, mask)
     changed = (drawn != target[:, 3:6]).flatten(1).any(1)
     assert torch.equal(changed, torch.arange(6) == clip)
     x, y, view = guides[clip].paths()
@@ -177,7 +221,7 @@ def test_what_the_sampler_met_is_asked_to_come_out_sharp_where_it_came_out() -> 
     own = Own(torch.zeros(4, 3, 6, 24, 10, 16), swap, met, ones, reels, codec)
     target = codec.encode(torch.from_numpy(np.stack([painter.frames(24, 12)] * 3)))
     asked, mask = target.clone(), torch.zeros(3, 3, 10, 16)
-    own.guided(guides, 0, asked, mask)
+    own.guided(guides, 0, [1, 1, 1], asked, mask)
     assert torch.equal(asked, target)
     own.draw(own.watch(guides, 0, np.stack([there] * 3), [0.3, 0.3, 0.8]), asked, mask)
     assert torch.equal(asked[1], target[1])

@@ -17,19 +17,21 @@ from fkv.text import encode_many
 
 GROUP = 4
 TRIES = 4
+PLAYABLE = 24  # chunks
 
 
 @dataclass
 class Batch:
     """frames uint8 [b, 4 * f, height, width, 3]; text [b, len, dim]; mask [b, f, rows, columns] object share per latent cell; told [b, f]
     is 1 where text and past say what the frame shows (not at an untold start, before a cut, or right after a gap); numbers [f] absolute
-    latent frame numbers (with a gap after the first chunk when there is one); what each clip was cut from."""
+    latent frame numbers; how many chunks of time are left out after the first chunk; what each clip was cut from."""
 
     frames: Tensor
     text: Tensor
     mask: Tensor
     told: Tensor
     numbers: Tensor
+    gap: int
     reels: list[list[Piece]]
 
 
@@ -73,27 +75,27 @@ def film(pieces: list[Piece]) -> tuple[np.ndarray, np.ndarray]:
 
 def draw(seed: int, step: int, batch: int, latents: int, chunk: int = 3, gaps: bool = True) -> Batch:
     """One batch. Half of the clips start at scene time 0, the others later (`later_start`), half of these with a text that tells where
-    things were at time 0, which a rolling cache has forgotten by then. With `gaps`, in a quarter of the batches of three chunks or more
-    time jumps forward by up to 600 latent frames after the first chunk, which then plays the part of a distant sink. One long clip in seven
-    cuts to its scene from another one, as after a change of prompt."""
+    things were at time 0, which a rolling cache has forgotten by then. With `gaps`, in 40 % of the batches of three chunks or more time
+    jumps forward after the first chunk, which then plays the part of a distant sink: by less than 200 chunks, most often by so few that a
+    model can play them itself. One long clip in seven that has no gap cuts to its scene from another one, as after a change of prompt."""
     rng = np.random.default_rng((seed, step))
-    gap = int(rng.integers(1, 200)) * chunk if gaps and latents > 2 * chunk and rng.random() < 0.25 else 0
+    gap = int(rng.integers(1, rng.choice([PLAYABLE + 1, 200], p=[0.6, 0.4]))) if gaps and latents > 2 * chunk and rng.random() < 0.4 else 0
     scenes, reels, told = [], [], np.ones((batch, latents), np.float32)
     for clip in range(batch):
         scene, group, rest = taught(rng), GROUP * chunk, GROUP * (latents - chunk)
         start = later_start(scene, group + rest, group, rng) if rest and rng.random() < 0.5 else 0
-        if rest and rng.random() < 1 / 7:
+        if rest and not gap and rng.random() < 1 / 7:
             start, other = 0, int(rng.integers(1, latents // chunk)) * group
             reel = [Piece(taught(rng), int(rng.integers(60)) * group, other), Piece(scene, 0, group + rest - other)]
             told[clip, : other // GROUP] = 0
         else:
-            reel = [Piece(scene, start, group), Piece(scene, start + group + GROUP * gap, rest)][: 2 if rest else 1]
+            reel = [Piece(scene, start, group), Piece(scene, start + group * (1 + gap), rest)][: 2 if rest else 1]
             told[clip, :chunk] = start == 0
             told[clip, chunk : 2 * chunk] = gap == 0
         scenes.append((scene, start == 0 or rng.random() < 0.5))
         reels.append(reel)
     numbers = np.arange(latents)
-    numbers[chunk:] += gap
+    numbers[chunk:] += gap * chunk
     films = [film(reel) for reel in reels]
     layouts = [layout_of(scene, places=known) for scene, known in scenes]
     return Batch(
@@ -102,6 +104,7 @@ def draw(seed: int, step: int, batch: int, latents: int, chunk: int = 3, gaps: b
         mask=torch.from_numpy(np.stack([mask for _, mask in films])),
         told=torch.from_numpy(told),
         numbers=torch.from_numpy(numbers),
+        gap=gap,
         reels=reels,
     )
 

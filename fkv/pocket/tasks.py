@@ -8,21 +8,22 @@ is to be denoised is then partly what its own sampler met on the way, and what i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fkv.cache import Commit
-from fkv.codec import PocketCodec
-from fkv.pocket.data import GROUP, Batch
+from fkv.cache import Commit, KVCache
+from fkv.codec import PocketCodec, PocketDecoder
+from fkv.pocket.data import GROUP, PLAYABLE, Batch
 from fkv.pocket.guide import Guide, Piece, apart, between, cells
 from fkv.pocket.recipe import ModelRecipe
 from fkv.pocket.teacher import Clip, Teacher, sample_sight
 from fkv.spec import ModelSpec
 from fkv.stream import noised
+from fkv.wan import TextKV
 
 Drawn = tuple[np.ndarray, np.ndarray]
 
@@ -55,10 +56,36 @@ class Task:
 
 
 @dataclass(frozen=True)
+class Player:
+    """A model at work on clips: its sampler, and the cache in which it remembers what it made."""
+
+    teacher: Teacher
+    text: TextKV
+    cache: KVCache
+    noises: Tensor
+
+    def sampled(self, number: int, first: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Each step's input and x0 for chunk `number` of the play, whose first latent frame is `first`."""
+        spec = self.teacher.spec
+        noises, schedule = self.noises[:, :, number * spec.chunk : (number + 1) * spec.chunk], spec.schedule
+        made = noises[0]
+        for step, t in enumerate(schedule.timesteps()):
+            x = noised(made, noises[step], schedule.sigma(t)) if step else noises[0]
+            made = self.teacher.model(x, t, self.text, self.cache, first)
+            yield x, made
+
+    def remember(self, number: int, first: int, latents: Tensor) -> None:
+        spec = self.teacher.spec
+        with self.cache.committing(Commit(number, first, spec.chunk, spec.geometry)):
+            self.teacher.model.remember(latents, spec.schedule.context, self.text, self.cache, first)
+
+
+@dataclass(frozen=True)
 class Own:
     """What it takes to play a clip as the sampler does: its noises [steps, b, F, c, H, W], the share [b, F] to which the past becomes the
-    network's own, the state of the sampler [b, F] that a noisy chunk is taken from (0: from the truth), what is told [b, F], and the scenes
-    and the codec to see by where the network's objects are."""
+    network's own, the state of the sampler [b, F] that a noisy chunk is taken from (0: from the truth), what is told [b, F], the scenes
+    and the codec to see by where the network's objects are, and how many chunks are played between the first of the clip and the next, so
+    that the others come late in a long play (the noises and the scenes have these too)."""
 
     noises: Tensor
     swap: Tensor
@@ -66,46 +93,57 @@ class Own:
     told: Tensor
     reels: Sequence[Sequence[Piece]]
     codec: PocketCodec
+    between: int = 0
 
     def part(self, clips: slice) -> Own:
         noises, swap, state, told = self.noises[:, clips], self.swap[clips], self.state[clips], self.told[clips]
-        return Own(noises, swap, state, told, self.reels[clips], self.codec)
+        return replace(self, noises=noises, swap=swap, state=state, told=told, reels=self.reels[clips])
 
     @torch.no_grad()
     def played(self, teacher: Teacher, task: Task) -> Task:
         """The clip chunk after chunk as the network makes it with the cache of its sight, each with what it made before as its past and the
         world's own continuation of that past as its target, or, from half-way through the sampler, what comes out of it, made sharp."""
-        model, chunk, schedule, clip = teacher.model, teacher.spec.chunk, teacher.spec.schedule, task.clip
-        sigmas = [schedule.sigma(t) for t in schedule.timesteps()]
-        text, cache = model.read_text(clip.text), model.new_cache(clip.sight.policy, teacher.spec.geometry, len(clip.clean))
+        model, chunk, clip = teacher.model, teacher.spec.chunk, task.clip
+        cache = model.new_cache(clip.sight.policy, teacher.spec.geometry, len(clip.clean))
+        player, decoder = Player(teacher, model.read_text(clip.text), cache, self.noises), self.codec.decoder()
         guides = [Guide(reel, chunk * GROUP) for reel in self.reels]
         level = clip.sigma.repeat_interleave(chunk, dim=1)[:, :, None, None, None]
         clean, noisy, target, mask = clip.clean.clone(), clip.noisy.clone(), task.target.clone(), task.mask.clone()
-        decoder = self.codec.decoder()
         for index, first in enumerate(clip.frames[::chunk].tolist()):
-            here = slice(index * chunk, (index + 1) * chunk)
-            self.guided(guides, index, target[:, here], mask[:, here])
+            if index == 1:
+                self.pass_time(player, decoder, guides, first)
+            here, number = slice(index * chunk, (index + 1) * chunk), index + (self.between if index else 0)
+            self.guided(guides, number, self.told[:, here.start].tolist(), target[:, here], mask[:, here])
             moved = target[:, here] - task.target[:, here]
             clean[:, here] += moved
             noisy[:, here] += (1 - level[:, here]) * moved
-            x = made = self.noises[0, :, here]
-            for step, (t, sigma) in enumerate(zip(schedule.timesteps(), sigmas)):
-                if step:
-                    x = noised(made, self.noises[step, :, here], sigma)
-                    noisy[:, here] = torch.where(self.state[:, here, None, None, None] == step, x, noisy[:, here])
-                made = model(x, t, text, cache, first)
+            met = list(player.sampled(number, first))
+            for step, (x, _) in enumerate(met[1:], start=1):
+                noisy[:, here] = torch.where(self.state[:, here, None, None, None] == step, x, noisy[:, here])
+            made = met[-1][1]
             clean[:, here] += self.swap[:, here, None, None, None] * (made - clean[:, here])
             placed = self.watch(guides, here.start, decoder.decode(made).cpu().numpy(), clip.sigma[:, index].tolist())
             self.draw(placed, target[:, here], mask[:, here])
             if index + 1 < clip.sigma.shape[1]:
-                with cache.committing(Commit(index, first, chunk, teacher.spec.geometry, recache=False)):
-                    model.remember(clean[:, here], schedule.context, text, cache, first)
+                player.remember(number, first, clean[:, here])
         return replace(task, clip=replace(clip, clean=clean, noisy=noisy), target=target, mask=mask)
 
-    def guided(self, guides: Sequence[Guide], index: int, target: Tensor, mask: Tensor) -> None:
-        """Draw anew the target [b, chunk, c, H, W] and the mask of a chunk, in place, where objects are not where the script has them."""
-        for guide, told in zip(guides, self.told[:, index * target.shape[1]].tolist()):
-            guide.enter(index, told=bool(told))
+    def pass_time(self, player: Player, decoder: PocketDecoder, guides: Sequence[Guide], end: int) -> None:
+        """Play the chunks after the first of the clip up to latent frame `end`, and see where objects come to be in them."""
+        chunk = player.teacher.spec.chunk
+        for number in range(1, self.between + 1):
+            first = end - (self.between + 1 - number) * chunk
+            *_, (_, made) = player.sampled(number, first)
+            player.remember(number, first, made)
+            for guide, frames in zip(guides, decoder.decode(made).cpu().numpy()):
+                guide.enter(number, told=True)
+                guide.off = guide.found(frames)
+
+    def guided(self, guides: Sequence[Guide], number: int, told: Sequence[float], target: Tensor, mask: Tensor) -> None:
+        """Draw anew the target [b, chunk, c, H, W] and the mask of chunk `number` of the play, in place, where objects are not where the
+        script has them; whether it is `told` where they are, per clip."""
+        for guide, known in zip(guides, told):
+            guide.enter(number, told=bool(known))
         self.draw({number: guide.drawn() for number, guide in enumerate(guides) if guide.strayed}, target, mask)
 
     def watch(self, guides: Sequence[Guide], frame: int, pixels: np.ndarray, levels: Sequence[float]) -> dict[int, Drawn]:
@@ -160,17 +198,22 @@ class Lesson:
         return Task(clip, target, batch.mask.to(target), weight, recipe, own)
 
     def own(self, batch: Batch, target: Tensor, sigma: Tensor, generator: torch.Generator) -> tuple[Own, Tensor]:
-        """What a clip is played with, and its noise levels, which are the sampler's where a chunk is taken from one of its states."""
+        """What a clip is played with, and its noise levels, which are the sampler's where a chunk is taken from one of its states. A gap in
+        time that is not too long is played too: what comes after it is then told."""
         schedule, chunk = self.spec.schedule, self.spec.chunk
         levels = torch.tensor([schedule.sigma(t) for t in schedule.timesteps()])
-        noises = torch.randn((len(levels), *target.shape), generator=generator).to(target)
+        between, (clips, frames, *latent) = batch.gap if batch.gap <= PLAYABLE else 0, target.shape
+        noises = torch.randn((len(levels), clips, frames + between * chunk, *latent), generator=generator).to(target)
         swap = (torch.rand(sigma.shape, generator=generator) < self.recipe.swap).to(target).repeat_interleave(chunk, dim=1)
         state = torch.randint(1, len(levels), sigma.shape, generator=generator)
         state *= torch.rand(sigma.shape, generator=generator) < self.recipe.met
         sigma = torch.where(state > 0, levels[state], sigma)
-        told = batch.told.to(target)
+        told, reels = batch.told.to(target, copy=True), batch.reels
+        if between:
+            told[:, chunk : 2 * chunk] = 1
+            reels = [[first, Piece(first.scene, first.first + first.count, between * first.count), *rest] for first, *rest in batch.reels]
         state = state.repeat_interleave(chunk, dim=1).to(target.device)
-        return Own(noises, swap * told, state, told, batch.reels, self.codec), sigma
+        return Own(noises, swap * told, state, told, reels, self.codec, between), sigma
 
     def levels(self, clips: int, chunks: int, generator: torch.Generator) -> Tensor:
         """Noise level of every chunk [clips, chunks]: a third at 1, the others uniform down to a little below the sampler's last."""
