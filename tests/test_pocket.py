@@ -12,13 +12,23 @@ from safetensors.torch import load_file, save_file
 from untrained import SMALL, small_model
 
 from fkv.codec import PocketCodec, load_pocket, pocket_random
+from fkv.heads import HeadProfile
 from fkv.pocket import run
 from fkv.pocket.evaluate import by_kind, summary
 from fkv.pocket.muon import orthogonal
 from fkv.pocket.recipe import ModelRecipe
 from fkv.pocket.stages import Stages
-from fkv.pocket.train import main
-from fkv.pocket.train_model import train_model
+from fkv.pocket.teacher import local_heads
+from fkv.pocket.train import ASSETS, main
+from fkv.pocket.train_model import known_roles, train_model
+from fkv.spec import POCKET
+
+
+def test_static_heads_are_those_of_the_profile_beside_the_weights_to_go_on_from(tmp_path: Path) -> None:
+    profile = HeadProfile.from_json((ASSETS / "heads.json").read_text(), POCKET.geometry)
+    assert known_roles(POCKET, ASSETS / "model.safetensors") == profile.roles()
+    trained = tuple(map(tuple, local_heads(POCKET.geometry.layers, POCKET.geometry.heads)))
+    assert known_roles(POCKET, None) == known_roles(POCKET, tmp_path / "model.safetensors") == trained != profile.roles()
 
 
 def test_a_run_that_goes_on_takes_the_last_lengths_only() -> None:

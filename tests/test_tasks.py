@@ -23,6 +23,8 @@ from fkv.stream import Stream, Trace, noised
 from fkv.text import MOTIONS, THEMES, encode_many
 from fkv.wan import CausalWan
 
+ROLES = ((2,), (0, 3))
+
 
 def test_a_batch_depends_on_seed_and_step_alone() -> None:
     a, b, other = draw(5, 2, 3, 6), draw(5, 2, 3, 6), draw(5, 3, 3, 6)
@@ -112,7 +114,7 @@ def played(*, told: bool, step: int = 0, batch: Batch | None = None) -> tuple[Ba
     if told:
         batch.told.fill_(1)
     target = torch.randn(6, 9, 24, 10, 16, generator=torch.Generator().manual_seed(1))
-    task, model = Lesson(SMALL, recipe, pocket_random()).task(batch, target, step), small_model(3)
+    task, model = Lesson(SMALL, recipe, pocket_random(), ROLES).task(batch, target, step), small_model(3)
     assert task.own is not None
     return batch, task, task.own.played(Teacher(model, SMALL, local_heads(2, 4)), task), model
 
@@ -161,6 +163,7 @@ def test_what_is_played_is_what_a_stream_makes_and_what_its_sampler_meets(
     assert own is not None
     assert bool(own.between) == bool(gap)
     assert clip.sight.policy.name == policy
+    assert clip.sight.policy.roles == (ROLES if policy == "forcing-kv" else None)
 
     def noise(chunk: int) -> tuple[torch.Tensor, list[torch.Tensor]]:
         first, *fresh = own.noises[:, :, 3 * chunk : 3 * chunk + 3]
@@ -188,7 +191,7 @@ def test_the_target_follows_objects_that_the_past_has_moved() -> None:
     batch, codec = draw(6, 0, 6, 9, gaps=False), load_pocket(ASSETS)
     target = codec.encode(batch.frames)
     recipe = ModelRecipe(own=1.0, own_from=0.0, swap=0.0, met=0.0, disturb=0.0)
-    task, model = Lesson(SMALL, recipe, codec).task(batch, target, 0), small_model(3)
+    task, model = Lesson(SMALL, recipe, codec, ROLES).task(batch, target, 0), small_model(3)
     teacher = Teacher(model, SMALL, local_heads(2, 4))
     assert task.own is not None
     still = task.own.played(teacher, task)

@@ -10,8 +10,9 @@ import torch
 from untrained import SMALL, small_model
 
 from fkv.cache import Commit, KVCache
-from fkv.pocket.teacher import Clip, Sight, Teacher, local_heads, rolling, some_frames, some_segments, stray
+from fkv.pocket.teacher import Clip, Sight, Teacher, local_heads, rolling, sample_sight, some_frames, some_segments, stray
 from fkv.policies import parse
+from fkv.policies.forcing_kv import ForcingKV
 from fkv.spec import POCKET
 from fkv.wan import CausalWan
 
@@ -66,6 +67,28 @@ def test_only_local_heads_are_cut_off_from_old_frames() -> None:
         whole = teacher.predict(clip_of(4, Sight(wide, wide)))[0]
     assert torch.equal(split[:, :3], whole[:, :3])
     assert not torch.allclose(split[:, 6:9], whole[:, 6:9], atol=1e-4)
+
+
+def test_a_sight_may_say_itself_which_heads_are_local() -> None:
+    model, geometry = small_model(), SMALL.geometry
+    near, wide, roles = some_frames(4, geometry, 1, 1), rolling(4, SMALL), ((0, 1, 2, 3), (1, 2))
+    with torch.inference_mode():
+        said = Teacher(model, SMALL, local_heads(2, 4)).predict(clip_of(4, Sight(near, wide, roles=roles)))[0]
+        trained = Teacher(model, SMALL, roles).predict(clip_of(4, Sight(near, wide)))[0]
+        other = Teacher(model, SMALL, local_heads(2, 4)).predict(clip_of(4, Sight(near, wide)))[0]
+    assert torch.equal(said, trained)
+    assert not torch.allclose(said, other, atol=1e-4)
+
+
+def test_one_batch_in_four_shows_a_forcing_kv_cache_with_the_roles_given() -> None:
+    rng, roles = np.random.default_rng(0), tuple((layer,) for layer in range(POCKET.geometry.layers))
+    sights = [sample_sight(4, POCKET, rng, roles) for _ in range(400)]
+    hybrid = [sight for sight in sights if isinstance(sight.policy, ForcingKV)]
+    assert 0.2 < len(hybrid) / 400 < 0.3
+    assert all(sight.policy.roles == roles for sight in hybrid)
+    assert all(sight.roles == (tuple(range(8)), *roles[1:]) for sight in hybrid)
+    assert all(seen.whole == ((0, 3 * i - 1) if i else ()) for sight in hybrid for i, seen in enumerate(sight.local))
+    assert all(sight.roles is None for sight in sights if not isinstance(sight.policy, ForcingKV))
 
 
 def test_straying_is_the_attention_that_local_heads_spend_between_the_first_and_the_last_past_frame() -> None:

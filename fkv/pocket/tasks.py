@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fkv.cache import Commit, KVCache
+from fkv.cache import Commit, KVCache, Roles
 from fkv.codec import PocketCodec, PocketDecoder
 from fkv.pocket.data import GROUP, PLAYABLE, Batch
 from fkv.pocket.guide import Guide, Piece, apart, between, cells
@@ -167,11 +167,13 @@ class Own:
 
 @dataclass(frozen=True)
 class Lesson:
-    """Turns encoded batches into tasks; what a task is made of depends on the seed and the step alone."""
+    """Turns encoded batches into tasks; what a task is made of depends on the seed and the step alone. `roles` are the static heads of the
+    Forcing-KV caches that some tasks show."""
 
     spec: ModelSpec
     recipe: ModelRecipe
     codec: PocketCodec
+    roles: Roles
 
     def task(self, batch: Batch, target: Tensor, step: int) -> Task:
         recipe, chunk = self.recipe, self.spec.chunk
@@ -192,7 +194,7 @@ class Lesson:
             sigma=sigma.to(target),
             text=batch.text.to(target),
             frames=batch.numbers,
-            sight=sample_sight(frames // chunk, self.spec, rng),
+            sight=sample_sight(frames // chunk, self.spec, rng, self.roles),
         )
         weight = batch.told.to(target) / (level[:, :, 0, 0, 0].square() + 0.1)
         return Task(clip, target, batch.mask.to(target), weight, recipe, own)

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fkv import rope
-from fkv.cache import Policy
+from fkv.cache import Policy, Roles
 from fkv.policies.forcing_kv import ForcingKV
 from fkv.policies.full import Full
 from fkv.policies.window import Window
@@ -40,11 +40,13 @@ Past = list[Seen]
 
 @dataclass(frozen=True)
 class Sight:
-    """What local and wide heads see of the clean past, per chunk, and the policy whose cache shows wide heads the same in generation."""
+    """What local and wide heads see of the clean past, per chunk, the policy whose cache shows wide heads the same in generation, and which
+    heads of every layer are local here, where it is not those that mostly are."""
 
     local: Past
     wide: Past
     policy: Policy = field(default_factory=Full)
+    roles: Roles | None = None
 
 
 def local_heads(layers: int, heads: int) -> list[list[int]]:
@@ -77,19 +79,20 @@ def some_segments(chunks: int, geometry: Geometry, rng: np.random.Generator) -> 
     return kept
 
 
-def sample_sight(chunks: int, spec: ModelSpec, rng: np.random.Generator) -> Sight:
-    """Local heads see two frames in 80 % of batches; wide heads see the model's window in 60 %, a sink and a shorter window in 15 %, a
-    Forcing-KV cache in 25 %."""
+def sample_sight(chunks: int, spec: ModelSpec, rng: np.random.Generator, roles: Roles) -> Sight:
+    """In 25 % of batches what a Forcing-KV cache with these roles shows, with all heads of layer 0 static. In the others local heads see
+    two frames in four cases of five, and wide heads the model's window (60 % of batches) or a sink and a shorter window (15 %)."""
     geometry, draw = spec.geometry, rng.random()
+    near = some_frames(chunks, geometry, 1, 1)
+    if draw >= 0.75:
+        static = (tuple(range(geometry.heads)), *roles[1:])
+        return Sight(near, some_segments(chunks, geometry, rng), ForcingKV(roles=roles), static)
     if draw < 0.6:
         wide, policy = rolling(chunks, spec), Full(spec.window)
-    elif draw < 0.75:
+    else:
         sink, recent = int(rng.choice([0, 1, 3])), int(rng.choice([3, 6, 9]))
         wide, policy = some_frames(chunks, geometry, sink, recent), Window(sink, recent + geometry.chunk)
-    else:
-        local = local_heads(geometry.layers, geometry.heads)
-        wide, policy = some_segments(chunks, geometry, rng), ForcingKV(roles=tuple(map(tuple, local)))
-    return Sight(some_frames(chunks, geometry, 1, 1) if rng.random() < 0.8 else wide, wide, policy)
+    return Sight(near if rng.random() < 0.8 else wide, wide, policy)
 
 
 def _collect(frames: Sequence[Tensor], seen: Seen, own: Sequence[Tensor]) -> Tensor:
@@ -118,6 +121,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, sight: Sight, local: Sequence[int], 
     """Self-attention of one layer under a `Sight`."""
     if not local or sight.local is sight.wide:
         return _attend(q, k, v, sight.wide, geometry)
+    if len(local) == geometry.heads:
+        return _attend(q, k, v, sight.local, geometry)
     order = [*local, *(head for head in range(geometry.heads) if head not in local)]
     index = torch.tensor(order, device=q.device)
     q, k, v = (x.index_select(1, index) for x in (q, k, v))
@@ -207,7 +212,7 @@ class Teacher:
                 q, tokens = q[:, :, skip * geometry.tokens :], tokens[:, skip * geometry.tokens :]
                 rest = [part[:, skip:] for part in rest]
             strays.append(stray(q, k, self.local[layer], geometry))
-            out = attend(q, k, v, clip.sight, self.local[layer], geometry)
+            out = attend(q, k, v, clip.sight, (clip.sight.roles or self.local)[layer], geometry)
             tokens = self.after(block, tokens, out, *rest, text[layer])
         x0 = model.unpatchify(model.head(tokens, embedding[:, skip:]), clip.noisy.shape[1], geometry.rows, geometry.columns)
         return x0, torch.stack(strays).mean()

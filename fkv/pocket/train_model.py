@@ -16,7 +16,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from fkv.cache import Roles
 from fkv.codec import PocketCodec, load_pocket
+from fkv.heads import HeadProfile
 from fkv.pocket import run
 from fkv.pocket.data import Batch, loader
 from fkv.pocket.muon import Muon
@@ -167,12 +169,12 @@ def train_model(
     workers: int = 1,
     after: Callable[[int], None] | None = None,
 ) -> None:
-    """Run or resume, from nothing or from the weights in `init`; writes `model.safetensors` (weights averaged over the last steps, and
-    with those in `init`) into `out` every minute and at the end. An interrupt saves first; a kill loses a minute at most.
-    `after` is told each step done."""
+    """Run or resume, from nothing or from the weights in `init` and the head profile beside them; writes `model.safetensors` (weights
+    averaged over the last steps, and with those in `init`) into `out` every minute and at the end. An interrupt saves first; a kill loses a
+    minute at most. `after` is told each step done."""
     codec = load_pocket(out, device)
     training = ModelRun(spec, recipe, work, out, device, init)
-    crew, lesson = Crew(training.model, spec, workers, compiled=compiled), Lesson(spec, recipe, codec)
+    crew, lesson = Crew(training.model, spec, workers, compiled=compiled), Lesson(spec, recipe, codec, known_roles(spec, init))
     plan = run.Plan(recipe.steps, recipe.warmup, recipe.decay)
     chunks, clips = recipe.plan()
     work.mkdir(parents=True, exist_ok=True)
@@ -190,6 +192,14 @@ def train_model(
                 after(step)
     finally:
         training.save()
+
+
+def known_roles(spec: ModelSpec, init: Path | None) -> Roles:
+    """The static heads by the profile `heads.json` beside the weights to go on from; without one the heads that are trained to be local."""
+    profile = init.with_name("heads.json") if init is not None else None
+    if profile is None or not profile.is_file():
+        return tuple(map(tuple, local_heads(spec.net.layers, spec.net.heads)))
+    return HeadProfile.from_json(profile.read_text(), spec.geometry).roles()
 
 
 def kept(state: dict[str, Tensor], begun: dict[str, Tensor], share: float) -> dict[str, Tensor]:
