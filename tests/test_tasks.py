@@ -161,7 +161,7 @@ def test_what_is_played_is_what_a_stream_makes_and_what_its_sampler_meets(
     _, task, after, model = played(told=True, step=step, batch=gapped(gap) if gap else None)
     own, clip, steps = task.own, after.clip, SMALL.schedule.timesteps()
     assert own is not None
-    assert bool(own.between) == bool(gap)
+    assert bool(own.passed) == bool(gap)
     assert clip.sight.policy.name == policy
     assert clip.sight.policy.roles == (ROLES if policy == "forcing-kv" else None)
 
@@ -171,8 +171,8 @@ def test_what_is_played_is_what_a_stream_makes_and_what_its_sampler_meets(
 
     trace: Trace = []
     stream = Stream(model, SMALL, task.clip.text, clip.sight.policy, noise, trace=trace)
-    chunks = [stream.step() for _ in range(3 + own.between)]
-    kept = [0, own.between + 1, own.between + 2]
+    chunks = [stream.step() for _ in range(3 + own.passed)]
+    kept = [0, own.passed + 1, own.passed + 2]
     assert [chunks[number].start for number in kept] == clip.frames[::3].tolist()
     made = torch.cat([chunks[number].latents for number in kept], dim=1)
     torch.testing.assert_close(clip.clean, made, atol=1e-4, rtol=1e-4)

@@ -3,7 +3,8 @@
 The clean past is disturbed with a little noise and, towards the end of training, partly replaced by what the model itself makes of it,
 chunk after chunk through the cache, so that long rollouts hold (diffusion forcing, arXiv 2407.01392; Self Forcing, arXiv 2506.08009). What
 is to be denoised is then partly what its own sampler met on the way, and what is to come out is how the world goes on from there
-(`fkv.pocket.guide`). Chunks that nothing in text and past tells of are neither targets nor replaced.
+(`fkv.pocket.guide`). Chunks that nothing in text and past tells of are neither targets nor replaced. Where a clip leaves out some time
+after its first chunk and that is not too long, the model plays it, so that what is trained on comes late in its own play.
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ class Own:
     told: Tensor
     reels: Sequence[Sequence[Piece]]
     codec: PocketCodec
-    between: int = 0
+    passed: int = 0
 
     def part(self, clips: slice) -> Own:
         noises, swap, state, told = self.noises[:, clips], self.swap[clips], self.state[clips], self.told[clips]
@@ -112,7 +113,7 @@ class Own:
         for index, first in enumerate(clip.frames[::chunk].tolist()):
             if index == 1:
                 self.pass_time(player, decoder, guides, first)
-            here, number = slice(index * chunk, (index + 1) * chunk), index + (self.between if index else 0)
+            here, number = slice(index * chunk, (index + 1) * chunk), index + (self.passed if index else 0)
             self.guided(guides, number, self.told[:, here.start].tolist(), target[:, here], mask[:, here])
             moved = target[:, here] - task.target[:, here]
             clean[:, here] += moved
@@ -131,8 +132,8 @@ class Own:
     def pass_time(self, player: Player, decoder: PocketDecoder, guides: Sequence[Guide], end: int) -> None:
         """Play the chunks after the first of the clip up to latent frame `end`, and see where objects come to be in them."""
         chunk = player.teacher.spec.chunk
-        for number in range(1, self.between + 1):
-            first = end - (self.between + 1 - number) * chunk
+        for number in range(1, self.passed + 1):
+            first = end - (self.passed + 1 - number) * chunk
             *_, (_, made) = player.sampled(number, first)
             player.remember(number, first, made)
             for guide, frames in zip(guides, decoder.decode(made).cpu().numpy()):
@@ -204,18 +205,18 @@ class Lesson:
         time that is not too long is played too: what comes after it is then told."""
         schedule, chunk = self.spec.schedule, self.spec.chunk
         levels = torch.tensor([schedule.sigma(t) for t in schedule.timesteps()])
-        between, (clips, frames, *latent) = batch.gap if batch.gap <= PLAYABLE else 0, target.shape
-        noises = torch.randn((len(levels), clips, frames + between * chunk, *latent), generator=generator).to(target)
+        passed, (clips, frames, *latent) = batch.gap if batch.gap <= PLAYABLE else 0, target.shape
+        noises = torch.randn((len(levels), clips, frames + passed * chunk, *latent), generator=generator).to(target)
         swap = (torch.rand(sigma.shape, generator=generator) < self.recipe.swap).to(target).repeat_interleave(chunk, dim=1)
         state = torch.randint(1, len(levels), sigma.shape, generator=generator)
         state *= torch.rand(sigma.shape, generator=generator) < self.recipe.met
         sigma = torch.where(state > 0, levels[state], sigma)
         told, reels = batch.told.to(target, copy=True), batch.reels
-        if between:
+        if passed:
             told[:, chunk : 2 * chunk] = 1
-            reels = [[first, Piece(first.scene, first.first + first.count, between * first.count), *rest] for first, *rest in batch.reels]
+            reels = [[first, Piece(first.scene, first.first + first.count, passed * first.count), *rest] for first, *rest in batch.reels]
         state = state.repeat_interleave(chunk, dim=1).to(target.device)
-        return Own(noises, swap * told, state, told, reels, self.codec, between), sigma
+        return Own(noises, swap * told, state, told, reels, self.codec, passed), sigma
 
     def levels(self, clips: int, chunks: int, generator: torch.Generator) -> Tensor:
         """Noise level of every chunk [clips, chunks]: a third at 1, the others uniform down to a little below the sampler's last."""
