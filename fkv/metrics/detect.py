@@ -40,15 +40,16 @@ def likeness(frames: Array, colours: Sequence[str]) -> Array:
     out = np.empty((len(colours), *top.shape), np.float32)
     for i, colour in enumerate(colours):
         if colour == "white":
-            out[i] = _ramp(np.minimum(np.minimum(pixels[0], pixels[1]), pixels[2]), 0.92, 0.955) * _ramp(top, 135, 175)
+            out[i] = ramp(np.minimum(np.minimum(pixels[0], pixels[1]), pixels[2]), 0.92, 0.955) * ramp(top, 135, 175)
             continue
         brightest = max(PALETTE[colour])
         far = np.sqrt(sum((channel - value / brightest) ** 2 for channel, value in zip(pixels, PALETTE[colour])))
-        out[i] = _ramp(-far, -0.28, -0.16) * _ramp(top / brightest, 0.45, 0.65)
+        out[i] = ramp(-far, -0.28, -0.16) * ramp(top / brightest, 0.45, 0.65)
     return out
 
 
-def _ramp(value: Array, low: float, high: float) -> Array:
+def ramp(value: Array, low: float, high: float) -> Array:
+    """0 up to `low`, 1 from `high` on, straight between."""
     return np.clip((value - low) / (high - low), 0, 1)
 
 
@@ -71,28 +72,28 @@ def _blobs(weight: Array) -> Array:
     padded = np.pad(weight[some], ((0, 0), (PAD, PAD), (PAD, PAD)))
     x, y = _heaviest(weight[some])
     for _ in range(2):
-        _, x, y = _centroid(padded, x, y)
-    area, x, y = _centroid(padded, x, y)
+        _, x, y = centroid(padded, x, y)
+    area, x, y = centroid(padded, x, y)
     for frame, (left, top) in enumerate(zip(np.rint(x).astype(int), np.rint(y).astype(int))):
         padded[frame, max(top + PAD - REACH, 0) : top + PAD + REACH + 1, max(left + PAD - REACH, 0) : left + PAD + REACH + 1] = 0
     other_x, other_y = _heaviest(padded[:, PAD:-PAD, PAD:-PAD])
-    out[2, some], out[3, some] = area / FILL, _centroid(padded, other_x, other_y)[0] / FILL
+    out[2, some], out[3, some] = area / FILL, centroid(padded, other_x, other_y)[0] / FILL
     trace = area >= FAINT * FILL
     out[0, some[trace]], out[1, some[trace]] = x[trace], y[trace]
     return out
 
 
-def _centroid(padded: Array, x: Array, y: Array) -> tuple[Array, Array, Array]:
+def centroid(padded: Array, x: Array, y: Array) -> tuple[Array, Array, Array]:
     """Mass and centroid (x, y), each [n], of likeness [n, h + 2 PAD, w + 2 PAD] within 20 pixels of (x, y)."""
     left, top = np.rint(x).astype(int), np.rint(y).astype(int)
-    inside = _window(padded, left, top)
+    inside = window(padded, left, top)
     mass = inside.sum((1, 2))
     way = np.arange(-REACH, REACH + 1, dtype=np.float32)
     safe = np.maximum(mass, 1e-6)
     return mass, left + inside.sum(1) @ way / safe, top + inside.sum(2) @ way / safe
 
 
-def _window(padded: Array, left: Array, top: Array) -> Array:
+def window(padded: Array, left: Array, top: Array) -> Array:
     """The squares [n, 41, 41] of padded likeness around whole pixels (left, top) [n] of the unpadded one."""
     side = np.arange(-REACH, REACH + 1) + PAD
     return padded[np.arange(len(padded))[:, None, None], top[:, None, None] + side[:, None], left[:, None, None] + side]
@@ -122,7 +123,7 @@ def _fits(frames: Array, found: Track, where: Array) -> Array:
     """Overlap (intersection over union) [m, shapes] of the object in frames `where` with each shape's fill, at the best of 9 positions."""
     padded = np.pad(likeness(frames[where], [found.colour])[0], ((0, 0), (PAD, PAD), (PAD, PAD)))
     left, top = np.rint(found.x[where]).astype(int), np.rint(found.y[where]).astype(int)
-    seen, side = _window(padded, left, top), np.arange(2 * REACH + 1)
+    seen, side = window(padded, left, top), np.arange(2 * REACH + 1)
     dx = (side[None, None, :] - REACH + (left - found.x[where])[:, None, None]).astype(np.float32)
     dy = (side[None, :, None] - REACH + (top - found.y[where])[:, None, None]).astype(np.float32)
     scores = np.zeros((len(where), len(SHAPES)), np.float32)

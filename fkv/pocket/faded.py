@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fkv.metrics.detect import FILL, REACH
+from fkv.metrics.detect import FILL, PAD, REACH, centroid, ramp, window
 from fkv.metrics.shapes import PALETTE
 
 Array = np.ndarray
@@ -21,29 +21,18 @@ def opacity(frames: Array, scenery: Array, colour: str) -> Array:
     length = np.square(step).sum(-1)
     share = (change * step).sum(-1) / np.maximum(length, 1)
     other = np.sqrt(np.square(change - share[..., None] * step).sum(-1) / np.maximum(length, 1))
-    trace = _ramp(share, TRACE) * (1 - _ramp(other, OTHER)) * (length > CONTRAST**2)
+    trace = ramp(share, *TRACE) * (1 - ramp(other, *OTHER)) * (length > CONTRAST**2)
     return trace * np.clip(share, 0, 1)
 
 
 def faded(frames: Array, scenery: Array, colour: str, x: Array, y: Array) -> tuple[Array, Array, Array]:
-    """Centres x, y [n] of what is left of an object within 20 pixels of where it is expected (x, y) [n], and bool [n] whether something is
-    left that is as compact as an object."""
-    weight = opacity(frames, scenery, colour)
+    """Centres x, y [n] of what is left of an object within 20 pixels of where it is expected (x, y) [n], inside the frame, and bool [n]
+    whether something is left that is as compact as an object."""
+    padded = np.pad(opacity(frames, scenery, colour), ((0, 0), (PAD, PAD), (PAD, PAD)))
+    mass = np.zeros(len(x))
     for _ in range(3):
-        _, x, y, _ = _gathered(weight, x, y)
-    mass, _, _, spread = _gathered(weight, x, y)
-    return x, y, (mass > MASS * FILL) & (spread < SPREAD)
-
-
-def _gathered(weight: Array, x: Array, y: Array) -> tuple[Array, Array, Array, Array]:
-    """Mass, centre (x, y), and mean (rms) distance from (x, y), of the weight [n, h, w] within 20 pixels of (x, y) [n]; each [n]."""
-    dx, dy = np.arange(weight.shape[2]) - x[:, None, None], np.arange(weight.shape[1])[:, None] - y[:, None, None]
-    near = weight * ((np.abs(dx) <= REACH) & (np.abs(dy) <= REACH))
-    mass = np.maximum(near.sum((1, 2)), 1e-6)
-    centre_x, centre_y = x + (near * dx).sum((1, 2)) / mass, y + (near * dy).sum((1, 2)) / mass
-    return mass, centre_x, centre_y, np.sqrt((near * (dx * dx + dy * dy)).sum((1, 2)) / mass)
-
-
-def _ramp(value: Array, between: tuple[float, float]) -> Array:
-    low, high = between
-    return np.clip((value - low) / (high - low), 0, 1)
+        mass, x, y = centroid(padded, x, y)
+    left, top = np.rint(x).astype(int), np.rint(y).astype(int)
+    way = np.square(np.arange(-REACH, REACH + 1, dtype=np.float32))
+    spread = (window(padded, left, top) * (way[:, None] + way)).sum((1, 2)) / np.maximum(mass, 1e-6)
+    return x, y, (mass > MASS * FILL) & (spread < SPREAD**2)

@@ -126,11 +126,12 @@ class Guide:
         clear = self._clear(xs, ys, view)
         for slot, thing in enumerate(scene.objects):
             one = found[thing.colour]
-            x, y, seen = one.x, one.y, (one.area > TRACE) & (one.area < DOUBLE)
-            seen &= clear[:, slot] & (np.hypot(x - xs[:, slot], y - ys[:, slot]) < FAR)
-            if seen.sum() < 2:
-                x, y, seen = faded(frames[looks], self._painter.scenery(view), thing.colour, xs[:, slot], ys[:, slot])
-                seen &= clear[:, slot]
+            x, y, seen = one.x, one.y, clear[:, slot] & (one.area > TRACE) & (one.area < DOUBLE)
+            seen &= np.hypot(x - xs[:, slot], y - ys[:, slot]) < FAR
+            here = clear[:, slot]
+            if seen.sum() < 2 <= here.sum():
+                x, y, seen = xs[:, slot].copy(), ys[:, slot].copy(), np.zeros_like(seen)
+                x[here], y[here], seen[here] = faded(frames[looks][here], self._painter.scenery(view[here]), thing.colour, x[here], y[here])
             if seen.sum() >= 2:
                 delay[slot], shift[:, slot] = self._fit(slot, times[seen], x[seen] + view[seen], y[seen])
         return Off(delay, shift, camera)
