@@ -177,6 +177,26 @@ def test_the_model_is_not_trained_without_a_codec(tmp_path: Path, capsys: pytest
     assert "train codec" in capsys.readouterr().err
 
 
+def test_weights_to_go_on_from_that_are_missing_damaged_or_of_another_model_are_refused_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
+    (tmp_path / "codec.safetensors").write_bytes((ASSETS / "codec.safetensors").read_bytes())
+    (tmp_path / "short.safetensors").write_bytes((ASSETS / "model.safetensors").read_bytes()[:1000])
+    save_file(small_model().state_dict(), tmp_path / "other.safetensors")
+    (tmp_path / "profile").mkdir()
+    (tmp_path / "profile" / "model.safetensors").write_bytes((ASSETS / "model.safetensors").read_bytes())
+    (tmp_path / "profile" / "heads.json").write_text("{}")
+    words = {"nothing": "is missing", "short": "not a complete", "other": "another model", "profile/model": "heads.json"}
+    for name, word in words.items():
+        given = ["--init", str(tmp_path / f"{name}.safetensors"), "--out", str(tmp_path), "--work", str(tmp_path / "work")]
+        assert main(["model", "--steps", "1", "--device", "cpu", *given]) == 2
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1
+        assert word in said
+        assert not (tmp_path / "model.safetensors").exists()
+
+
 def test_a_stopped_report_goes_on_with_the_parts_it_has_until_the_weights_change(tmp_path: Path) -> None:
     weights, calls = tmp_path / "model.safetensors", []
     weights.write_bytes(b"one")

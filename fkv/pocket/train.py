@@ -31,7 +31,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--compile", action="store_true", help="fuse the training pass with torch.compile")
     parser.add_argument("--work", type=Path, default=Path("runs/pocket"), help="checkpoints and logs (default: runs/pocket)")
     parser.add_argument("--out", type=Path, default=ASSETS, help="where the weights go (default: assets/pocket)")
-    about = "go on from these weights (a safetensors file) with the recipe's last part; the mean of both is left"
+    about = "go on from these weights (safetensors; heads.json beside them is read) with the recipe's last part; leaves the mean of both"
     parser.add_argument("--init", type=Path, help=about)
     parser.add_argument("--fresh", action="store_true", help="discard the checkpoint of an earlier run")
     parser.add_argument("--prompts", type=int, default=64, help="held-out prompts of the report (default: 64)")
@@ -57,7 +57,11 @@ def main(argv: list[str] | None = None) -> int:
         torch.set_num_threads(arguments.threads)
     arguments.out.mkdir(parents=True, exist_ok=True)
     for part in ("codec", "model", "decoder", "report") if arguments.what == "all" else (arguments.what,):
-        status = {"codec": _codec, "decoder": _decoder, "model": _model, "report": _report}[part](part, arguments, device)
+        try:
+            status = {"codec": _codec, "decoder": _decoder, "model": _model, "report": _report}[part](part, arguments, device)
+        except (ValueError, OSError) as error:
+            print(f"python -m fkv train {part}: {' '.join(str(error).split())}", file=sys.stderr)
+            return 2
         if status:
             return status
     return 0

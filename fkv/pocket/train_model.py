@@ -13,9 +13,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from fkv import weights
 from fkv.cache import Roles
 from fkv.codec import PocketCodec, load_pocket
 from fkv.heads import HeadProfile
@@ -128,7 +129,7 @@ class ModelRun:
         self.recipe, self.checkpoint, self.out = recipe, work / "model.pt", out
         self.model = CausalWan(spec.net).to(device)
         initialise(self.model, recipe.seed)
-        self.begun = {name: tensor.float().to(device) for name, tensor in load_file(init).items()} if init is not None else {}
+        self.begun = weights_of(init, self.model, spec) if init is not None else {}
         if self.begun:
             self.model.load_state_dict(self.begun)
         self.optimisers = optimisers(self.model, recipe)
@@ -194,12 +195,23 @@ def train_model(
         training.save()
 
 
+def weights_of(path: Path, model: CausalWan, spec: ModelSpec) -> dict[str, Tensor]:
+    """Weights of the model in float32. Raises FileNotFoundError or ValueError where the file is missing, damaged or of another model."""
+    with weights.opened(path) as state:
+        weights.check(weights.shapes(model), weights.shapes_of(state), path, spec, "give weights of the pocket model to --init")
+        return {name: state[name].float().to(model.patch_embedding.weight.device) for name in state}
+
+
 def known_roles(spec: ModelSpec, init: Path | None) -> Roles:
-    """The static heads by the profile `heads.json` beside the weights to go on from; without one the heads that are trained to be local."""
+    """The static heads by the profile `heads.json` beside the weights to go on from; without one the heads that are trained to be local.
+    Raises ValueError where it is no profile of the model."""
     profile = init.with_name("heads.json") if init is not None else None
     if profile is None or not profile.is_file():
         return tuple(map(tuple, local_heads(spec.net.layers, spec.net.heads)))
-    return HeadProfile.from_json(profile.read_text(), spec.geometry).roles()
+    try:
+        return HeadProfile.from_json(profile.read_text(), spec.geometry).roles()
+    except ValueError as error:
+        raise ValueError(f"{profile}: {error}") from None
 
 
 def kept(state: dict[str, Tensor], begun: dict[str, Tensor], share: float) -> dict[str, Tensor]:
