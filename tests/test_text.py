@@ -25,6 +25,7 @@ from fkv.text import (
     parse,
     seeded_layout,
 )
+from fkv.text.meaning import plain
 from fkv.text.motion import pan, place
 
 
@@ -147,6 +148,19 @@ def test_the_seed_picks_the_layout_and_leaves_the_meaning() -> None:
     changed = (codes[0] != codes[2]).any(dim=1).nonzero().flatten().tolist()
     assert set(changed) <= {0, 1, 2, 3, 4, 5, 13}
     assert changed
+
+
+def test_scenery_is_the_seeds_alone() -> None:
+    one, other = parse("a red ball"), parse("a blue star falling and a white box, behind a wall, camera panning left")
+    layouts = [(seeded_layout(one, seed), seeded_layout(other, seed)) for seed in range(20)]
+    assert all((a.sun, a.hills, a.landmarks, a.clouds) == (b.sun, b.hills, b.landmarks, b.clouds) for a, b in layouts)
+    assert len({(a.sun, a.hills, a.landmarks, a.clouds) for a, _ in layouts}) > 15
+
+
+def test_where_not_everything_can_start_in_plain_view_most_does() -> None:
+    meaning = parse("a red box bouncing, a blue box bouncing and a white box bouncing, behind a wall")
+    shown = [plain(meaning, seeded_layout(meaning, seed)) for seed in range(10)]
+    assert [int(one.sum()) for one in shown] == [2] * 10, "each keeps to a third of the view, and the wall takes up one"
 
 
 def test_a_layout_without_places_says_nothing_of_where_objects_start() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from fkv.metrics.shapes import PALETTE
 from fkv.pocket.paint import Renderer, object_mask, render
-from fkv.pocket.world import HEIGHT, WIDTH, Object, Scene, parsed_of, prompt_of, sample_scene
+from fkv.pocket.world import HEIGHT, WIDTH, Object, Scene, laid_out, parsed_of, prompt_of, sample_scene
 from fkv.text import COLOURS, MOTIONS, parse
 
 
@@ -96,3 +96,20 @@ def test_the_mask_covers_an_objects_area_and_lies_on_it() -> None:
     x, y = scene.paths(np.arange(10, 46))
     assert (mask.sum(1) @ (np.arange(16) * 8 + 3.5) / mask.sum((1, 2))) == pytest.approx(x[:, 0], abs=4)
     assert (mask.sum(2) @ (np.arange(10) * 8 + 3.5) / mask.sum((1, 2))) == pytest.approx(y[:, 0], abs=4)
+
+
+def test_what_a_prompt_says_is_in_plain_view_in_the_first_chunk() -> None:
+    rng = np.random.default_rng(3)
+    prompts = [parsed_of(sample_scene(rng)) for _ in range(150)]
+    shares = [laid_out(prompt, seed).visible(np.array([0, 11])).min(axis=0) for seed, prompt in enumerate(prompts)]
+    assert np.mean(np.concatenate(shares) > 0.7) > 0.95
+    hidden = [prompt for prompt, share in zip(prompts, shares) if share.min() < 0.7]
+    assert all(prompt.wall and len(prompt.objects) > 1 for prompt in hidden)
+
+
+def test_nothing_a_prompt_says_alone_stays_behind_the_wall_most_of_the_time() -> None:
+    rng = np.random.default_rng(4)
+    prompts = [prompt for prompt in (parsed_of(sample_scene(rng)) for _ in range(400)) if prompt.wall and len(prompt.objects) == 1]
+    seen = [(laid_out(prompt, seed).visible(np.arange(0, 720, 5)) > 0.5).mean() for seed, prompt in enumerate(prompts)]
+    assert len(seen) > 40
+    assert min(seen) > 0.4

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from fkv.pocket.guide import Piece, cells
 from fkv.pocket.paint import Renderer, object_mask
-from fkv.pocket.world import Scene, layout_of, parsed_of, sample_scene
+from fkv.pocket.world import Scene, laid_out, layout_of, parsed_of, sample_scene
 from fkv.text import encode_many
 
 GROUP = 4
@@ -36,12 +36,12 @@ class Batch:
 
 
 def taught(rng: np.random.Generator) -> Scene:
-    """A random scene to train on: one in three has a wall for certain, one in three a panning camera and one in three something white,
-    since that is what a model loses or where it loses things."""
+    """A random scene to train on, laid out as for a prompt: one in three has a wall for certain, one in three a panning camera and one in
+    three something white, since that is what a model loses or where it loses things."""
     lean, scene = int(rng.integers(3)), sample_scene(rng)
     while not (bool(scene.wall), scene.camera != "still", any(thing.colour == "white" for thing in scene.objects))[lean]:
         scene = sample_scene(rng)
-    return scene
+    return laid_out(parsed_of(scene), int(rng.integers(2**31)))
 
 
 def comes_back(scene: Scene, first: int, count: int) -> bool:

@@ -25,7 +25,7 @@ from fkv.metrics import WorldMetrics, world_metrics
 from fkv.pocket.paint import render
 from fkv.pocket.stages import Pictures, Stages
 from fkv.pocket.teacher import local_heads
-from fkv.pocket.world import parsed_of, prompt_of, sample_scene
+from fkv.pocket.world import laid_out, parsed_of, prompt_of, sample_scene
 from fkv.policies import parse
 from fkv.spec import POCKET
 from fkv.stream import Stream, seeded_noise
@@ -136,9 +136,8 @@ def trials(profile: HeadProfile) -> list[Trial]:
 
 
 def truths(count: int, frames: int) -> list[WorldMetrics]:
-    """The same metrics on drawn clips of the held-out scenes: what a perfect model would get."""
-    rng = np.random.default_rng(HELD_OUT)
-    scenes = [sample_scene(rng) for _ in range(count)]
+    """The same metrics on drawn clips of the held-out prompts' scenes: what a perfect model would get."""
+    scenes = [laid_out(read(prompt), seed) for seed, prompt in enumerate(held_out(count))]
     return [world_metrics(render(scene, 0, frames), parsed_of(scene)) for scene in scenes]
 
 

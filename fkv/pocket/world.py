@@ -13,11 +13,10 @@ import numpy as np
 from fkv.metrics.shapes import cover, distance
 from fkv.text import CAMERAS, COLOURS, MOTIONS, SHAPES, THEMES, Layout, Parsed, Thing, describe, seeded_layout
 from fkv.text.meaning import CLOUDS, HILLS, LANDMARKS, LANES, PHASES, SUNS, WALLS
-from fkv.text.motion import pan, place
+from fkv.text.motion import WALL_CENTRES, WALL_FOOT, WALL_TOP, WALL_WIDTH, behind_wall, pan, place
 
 Array = np.ndarray
 HEIGHT, WIDTH, FPS = 80, 128, 24
-WALL_WIDTH, WALL_TOP, WALL_FOOT = 40, 26, 71
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ class Scene:
     @property
     def wall_x(self) -> float:
         """Centre of the wall in world pixels."""
-        return (34.0, 64.0, 94.0)[self.wall_place]
+        return WALL_CENTRES[self.wall_place]
 
     def camera_x(self, frame: float | Array) -> float | Array:
         """World pixel at the left edge of the view."""
@@ -168,5 +167,5 @@ def _behind_wall(scene: Scene) -> Array:
     shares = []
     for slot, thing in enumerate(scene.objects):
         x, y = thing.path(frames, slot, count)
-        shares.append(np.mean((np.abs(x - scene.wall_x) < WALL_WIDTH / 2 + 4) & (y > WALL_TOP - 4)))
+        shares.append(np.mean(behind_wall(x, y, scene.wall_x, 4)))
     return np.array(shares)

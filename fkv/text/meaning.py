@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from fkv.text.motion import pan, place
+from fkv.text.motion import WALL_CENTRES, behind_wall, pan, place
 
 COLOURS = ("red", "blue", "yellow", "purple", "white")
 SHAPES = ("ball", "box", "star", "triangle")
@@ -33,6 +33,8 @@ MOST_OBJECTS, ROWS, WIDTH = 3, 16, 112
 PHASES, LANES, SUNS, HILLS, LANDMARKS, CLOUDS, WALLS = 16, 3, 4, 8, 6, 4, 3
 LAYOUT_ROW = 13
 PLACED = 64  # first column of the places
+TRIES = 64
+INSIDE, APART = 9.0, 24.0  # pixels from the centre of an object in plain view to the frame and the wall, and to a nearer object
 SEEN_AT = (1.5, 9.5)  # pixel frames of the first chunk whose places are told
 ACROSS, DOWN = (-16.0, 144.0, 15), (-16.0, 96.0, 9)  # first and last knot of a place in pixels, number of knots
 VALUES = {
@@ -75,10 +77,40 @@ class Layout:
 
 
 def seeded_layout(parsed: Parsed, seed: int) -> Layout:
-    """The layout that a seed gives a prompt."""
+    """The layout that a seed gives a prompt. Wall and places are drawn until every object starts in plain view and none is behind the wall
+    half of the time, so that what a prompt says is seen before anything hides it; or, where that cannot be, most of them do."""
     rng = np.random.default_rng((seed, 17))
-    sun, hills, landmarks, clouds, wall = (int(rng.integers(size)) for size in (SUNS, HILLS, LANDMARKS, CLOUDS, WALLS))
-    return Layout(sun, hills, landmarks, clouds, wall, tuple((int(rng.integers(PHASES)), int(rng.integers(LANES))) for _ in parsed.objects))
+    sun, hills, landmarks, clouds = (int(rng.integers(size)) for size in (SUNS, HILLS, LANDMARKS, CLOUDS))
+    best, most = Layout(sun, hills, landmarks, clouds, 0), -1
+    for _ in range(TRIES):
+        wall = int(rng.integers(WALLS))
+        places = tuple((int(rng.integers(PHASES)), int(rng.integers(LANES))) for _ in parsed.objects)
+        layout = Layout(sun, hills, landmarks, clouds, wall, places)
+        shown = int(plain(parsed, layout).sum())
+        if shown > most:
+            best, most = layout, shown
+        if shown == len(parsed.objects):
+            break
+    return best
+
+
+def plain(parsed: Parsed, layout: Layout) -> np.ndarray:
+    """Which objects [bool] start in plain view (inside the frame, beside wall and nearer objects) and stay behind the wall for less than
+    half of a long time."""
+    start, ever = np.array(SEEN_AT), np.arange(0.0, 720.0, 15.0)
+    centre, seen, good = WALL_CENTRES[layout.wall], [], []
+    for slot in range(len(parsed.objects)):
+        x, y = _path(parsed, layout, slot, start)
+        view_x = x - pan(parsed.camera, start)
+        clear = (view_x > INSIDE) & (view_x < 128 - INSIDE) & (y > INSIDE) & (y < 80 - INSIDE)
+        if parsed.wall:
+            clear &= ~behind_wall(x, y, centre, INSIDE)
+            clear &= behind_wall(*_path(parsed, layout, slot, ever), centre, 4).mean() < 0.5
+        for nearer_x, nearer_y in seen:
+            clear &= np.hypot(x - nearer_x, y - nearer_y) > APART
+        seen.append((x, y))
+        good.append(bool(clear.all()))
+    return np.array(good)
 
 
 def describe(parsed: Parsed) -> str:
@@ -124,13 +156,19 @@ def _write_layout(code: np.ndarray, parsed: Parsed, layout: Layout) -> None:
     for slot, (phase, lane) in enumerate(layout.places):
         code[3 * slot + 2, ROWS + len(VALUES) + phase] = 1
         code[3 * slot + 2, ROWS + len(VALUES) + PHASES + lane] = 1
-        code[3 * slot : 3 * slot + 3, PLACED:] = _places(parsed, slot, phase, lane)
+        code[3 * slot : 3 * slot + 3, PLACED:] = _places(parsed, layout, slot)
 
 
-def _places(parsed: Parsed, slot: int, phase: int, lane: int) -> np.ndarray:
+def _path(parsed: Parsed, layout: Layout, slot: int, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Centre (x, y) [n] of an object in world pixels at pixel frames [n]."""
+    thing, (phase, lane) = parsed.objects[slot], layout.places[slot]
+    return place(thing.shape, thing.motion, phase / PHASES, lane - 1, slot, len(parsed.objects), frames)
+
+
+def _places(parsed: Parsed, layout: Layout, slot: int) -> np.ndarray:
     """Where an object of the scene is in the view at the frames SEEN_AT [48]."""
-    thing, frames = parsed.objects[slot], np.array(SEEN_AT)
-    x, y = place(thing.shape, thing.motion, phase / PHASES, lane - 1, slot, len(parsed.objects), frames)
+    frames = np.array(SEEN_AT)
+    x, y = _path(parsed, layout, slot, frames)
     x = x - pan(parsed.camera, frames)
     return np.concatenate([_between(value, *knots) for pair in zip(x, y) for value, knots in zip(pair, (ACROSS, DOWN))])
 

@@ -1,4 +1,5 @@
-"""How prompted things and the camera move, in closed form, in pixels of an 80 x 128 frame; time is the pixel-frame index, 24 a second."""
+"""How prompted things and the camera move, in closed form, and where the wall stands, in pixels of an 80 x 128 frame; time is the
+pixel-frame index, 24 a second."""
 
 from __future__ import annotations
 
@@ -16,6 +17,8 @@ CENTRES = {1: (64.0,), 2: (36.0, 92.0), 3: (22.0, 64.0, 106.0)}
 SPREAD = {1: 20.0, 2: 6.0, 3: 2.0}
 BOTTOM = {"ball": 13.0, "box": 11.6, "star": 14.2, "triangle": 9.7}  # from the centre of a shape down to its foot
 PAN, PAN_PERIOD = 32.0, 120.0
+WALL_WIDTH, WALL_TOP, WALL_FOOT = 40, 26, 71
+WALL_CENTRES = (34.0, 64.0, 94.0)
 
 
 def path(motion: str, frames: Array, turn: float | Array, count: int) -> tuple[Array, Array]:
@@ -50,3 +53,8 @@ def pan(camera: str, frames: float | Array) -> float | Array:
     """World pixel at the left edge of the view: 0, out to 32 to the side the camera pans to, and back every 120 frames."""
     sign = {"still": 0.0, "left": -1.0, "right": 1.0}[camera]
     return sign * PAN * (1 - np.cos(2 * np.pi * np.asarray(frames) / PAN_PERIOD)) / 2
+
+
+def behind_wall(x: Array, y: Array, centre: float, reach: float) -> Array:
+    """Whether world places (x, y) [n] lie behind a wall with this centre, or less than `reach` pixels from its sides or its top."""
+    return (np.abs(x - centre) < WALL_WIDTH / 2 + reach) & (y > WALL_TOP - reach)
