@@ -15,7 +15,7 @@ from fkv.pocket.data import PLAYABLE, Batch, comes_back, draw, later_start, taug
 from fkv.pocket.guide import Guide, Off, Piece
 from fkv.pocket.paint import Renderer
 from fkv.pocket.recipe import ModelRecipe
-from fkv.pocket.tasks import Lesson, Own, Task
+from fkv.pocket.tasks import Lesson, Own, Task, robust
 from fkv.pocket.teacher import Teacher, local_heads
 from fkv.pocket.train import ASSETS
 from fkv.pocket.world import Object, Scene, layout_of, parsed_of
@@ -233,3 +233,29 @@ def test_what_the_sampler_met_is_asked_to_come_out_sharp_where_it_came_out() -> 
         assert float((asked[clip] - sharp).square().mean()) < 0.2 * float((target[clip] - sharp).square().mean())
         assert mask[clip].any()
     assert [guide.strayed for guide in guides] == [True, True, False]
+
+
+def test_a_cell_counts_by_the_square_of_its_error_up_to_a_bend_and_by_the_error_beyond() -> None:
+    near, far = torch.tensor([0.001, 0.002]).square(), torch.tensor([30.0, 60.0]).square()
+    assert torch.allclose(robust(near, 0.3), near, rtol=1e-2, atol=0)
+    assert torch.allclose(robust(far, 0.3), 0.6 * far.sqrt(), rtol=1e-1, atol=0)
+
+
+def test_the_loss_counts_few_lost_cells_less_than_their_square_and_says_the_square_too() -> None:
+    *_, task, _ = played(told=True)
+    task = replace(task, own=None, mask=torch.zeros_like(task.mask), weight=torch.ones_like(task.weight))
+    frames = task.target.shape[1]
+
+    class Blind:
+        spec = SMALL
+
+        def predict(self, clip: object) -> tuple[torch.Tensor, torch.Tensor]:
+            found = task.target.clone()
+            found[:, -1, :, 0, 0] += 3.0
+            return found, torch.zeros(())
+
+    loss, later = task.loss(Blind())  # pyright: ignore[reportArgumentType]
+    cells = frames * task.target.shape[3] * task.target.shape[4]
+    assert float(loss) == pytest.approx(float(robust(torch.tensor(9.0), task.recipe.robust)) / cells, rel=1e-4)
+    assert later == pytest.approx(9.0 / (cells * (frames - SMALL.chunk) / frames), rel=1e-4)
+    assert float(loss) < later / 3

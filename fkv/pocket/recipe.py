@@ -13,10 +13,12 @@ BLOCK = 8
 class ModelRecipe:
     """`passes` is the number of chunk forwards of a batch (a clip of n chunks costs 2 n - 1); lengths of clips, in chunks, go from short
     to long as training proceeds: `lengths` are (until this share of the steps, chunks, weight). Every batch of clips is used `reuse`
-    times, with other noise. `near` weighs what local heads stray. `own` is the share of steps, late, with the model's own past in a share
-    `swap` of its chunks; of the chunks of these steps a share `met` is denoised from what its sampler met, and all towards what the world
-    does next from there (`fkv.pocket.guide`). A run that goes on from weights leaves the mean of both, those counted `keep`
-    (arXiv 2109.01903)."""
+    times, with other noise. A latent cell that is wrong by more than `robust` counts by how far it is wrong and no longer by the square of
+    it (pseudo-Huber, arXiv 2310.14189 section 3.3): what cannot be known is then drawn sharp at one place rather than blurred over all, and
+    few lost objects do not outweigh the rest of the picture. `near` weighs what local heads stray. `own` is the share of steps, late, with
+    the model's own past in a share `swap` of its chunks; of the chunks of these steps a share `met` is denoised from what its sampler met,
+    and all towards what the world does next from there (`fkv.pocket.guide`). A run that goes on from weights leaves the mean of both, those
+    counted `keep` (arXiv 2109.01903)."""
 
     steps: int = 8000
     warmup: int = 100
@@ -41,7 +43,8 @@ class ModelRecipe:
     weight_decay: float = 0.01
     average: float = 0.995
     object_weight: float = 6.0
-    near: float = 0.1
+    robust: float = 0.3
+    near: float = 0.05
     disturb: float = 0.15
     own: float = 0.5
     own_from: float = 0.6

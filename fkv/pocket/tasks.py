@@ -48,12 +48,19 @@ class Task:
         return replace(self, clip=clip, target=self.target[clips], mask=self.mask[clips], weight=self.weight[clips], own=own)
 
     def loss(self, teacher: Teacher) -> tuple[Tensor, float]:
-        """Weighted squared error of x0 and what local heads stray, and the plain error of all chunks but the first."""
+        """Weighted error of x0, square up to `robust` and linear beyond it, and what local heads stray; and the plain square error of all
+        chunks but the first."""
         task = self if self.own is None else self.own.played(teacher, self)
         found, stray = teacher.predict(task.clip)
         error = (found - task.target).square().mean(dim=2)
         weight = (1 + self.recipe.object_weight * task.mask) * task.weight[:, :, None, None]
-        return (error * weight).mean() + self.recipe.near * stray, float(error[:, teacher.spec.chunk :].detach().mean())
+        later = float(error[:, teacher.spec.chunk :].detach().mean())
+        return (robust(error, self.recipe.robust) * weight).mean() + self.recipe.near * stray, later
+
+
+def robust(square: Tensor, bend: float) -> Tensor:
+    """Square errors as they are while small, and 2 * `bend` times their root where that is far beyond `bend` (pseudo-Huber)."""
+    return 2 * bend * ((square + bend**2).sqrt() - bend)
 
 
 @dataclass(frozen=True)
