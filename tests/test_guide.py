@@ -150,3 +150,50 @@ def test_another_scene_and_what_nothing_tells_of_start_anew() -> None:
         assert guide.off[1][0, 0] == kept
         guide.off[1][0] = 5.0
     assert [start for _, start in guide.chunks] == [120, 132, 0, 12]
+
+
+def without(scene: Scene, first: int) -> np.ndarray:
+    """A chunk of a scene with its first object out of the picture."""
+    x, y = scene.paths(np.arange(first, first + 12.0))
+    x[:, 0] = -200
+    return Renderer(scene).frames(first, 12, (x, y))
+
+
+@pytest.mark.parametrize("placed", [False, True])
+def test_what_is_missing_for_two_chunks_is_asked_for_where_the_text_says_it_starts_until_it_is_there(*, placed: bool) -> None:
+    scene = scene_of("drift")
+    guide = Guide([Piece(scene, 24, 84)], 12, placed=placed)
+    start = scene.objects[0].path(np.arange(24.0), 0, 2)
+    for index in range(4):
+        guide.enter(index, told=True)
+        x, y, _ = guide.paths()
+        lost = placed and index >= 2
+        script = [way[:, 0] for way in scene.paths(np.arange(24 + 12 * index, 36 + 12 * index))]
+        expected = [way[:12] for way in start] if lost else script
+        assert np.abs(x[:, 0] - expected[0]).max() < 1e-6
+        assert np.abs(y[:, 0] - expected[1]).max() < 1e-6
+        assert guide.strayed == lost
+        guide.off = guide.found(without(scene, guide.first))
+    if not placed:
+        return
+    guide.enter(4, told=True)
+    guide.off = guide.found(guide.drawn()[0])
+    guide.enter(5, told=True)
+    x, y, _ = guide.paths()
+    assert np.abs(x[:, 0] - start[0][12:]).max() < 1.5, "once it is there it goes on from there"
+    assert np.abs(x[:, 1] - scene.paths(np.arange(84, 96))[0][:, 1]).max() < 1.5, "the other object has not been missed"
+
+
+def test_what_is_hidden_or_elsewhere_is_not_missing() -> None:
+    hidden = Scene("green hills", (Object("red", "ball", "drift", 0, 2),), wall=True, wall_place=1)
+    times = np.arange(0, 720, 12)
+    behind = np.flatnonzero((hidden.visible(times)[:, 0] < 0.1) & (hidden.visible(times + 11)[:, 0] < 0.1))
+    guide = Guide([Piece(hidden, int(times[behind[0]]), 24)], 12, placed=True)
+    guide.enter(0, told=True)
+    assert guide.found(without(hidden, guide.first)).missing.tolist() == [0]
+    scene = scene_of("drift")
+    guide = Guide([Piece(scene, 24, 24)], 12, placed=True)
+    guide.enter(0, told=True)
+    x, y = scene.paths(np.arange(24, 36.0))
+    x[:, 0] = np.where(x[:, 0] > 64, x[:, 0] - 60, x[:, 0] + 60)
+    assert guide.found(Renderer(scene).frames(24, 12, (x, y))).missing.tolist() == [0, 0]

@@ -221,7 +221,7 @@ def test_what_the_sampler_met_is_asked_to_come_out_sharp_where_it_came_out() -> 
     x, y = scene.paths(np.arange(24, 36))
     there = painter.frames(24, 12, (x + 5, y + 3))
     met, swap = torch.tensor([1, 0, 2])[:, None] * ones.int(), torch.tensor([1.0, 1.0, 0.0])[:, None] * ones
-    own = Own(torch.zeros(4, 3, 6, 24, 10, 16), swap, met, ones, reels, codec)
+    own = Own(torch.zeros(4, 3, 6, 24, 10, 16), swap, met, ones, reels, codec, [False] * 3)
     target = codec.encode(torch.from_numpy(np.stack([painter.frames(24, 12)] * 3)))
     asked, mask = target.clone(), torch.zeros(3, 3, 10, 16)
     own.guided(guides, 0, [1, 1, 1], asked, mask)

@@ -24,7 +24,8 @@ PLAYABLE = 24  # chunks
 class Batch:
     """frames uint8 [b, 4 * f, height, width, 3]; text [b, len, dim]; mask [b, f, rows, columns] object share per latent cell; told [b, f]
     is 1 where text and past say what the frame shows (not at an untold start, before a cut, or right after a gap); numbers [f] absolute
-    latent frame numbers; how many chunks of time are left out after the first chunk; what each clip was cut from."""
+    latent frame numbers; how many chunks of time are left out after the first chunk; what each clip was cut from, and whether its text says
+    where objects start."""
 
     frames: Tensor
     text: Tensor
@@ -33,6 +34,7 @@ class Batch:
     numbers: Tensor
     gap: int
     reels: list[list[Piece]]
+    placed: list[bool]
 
 
 def taught(rng: np.random.Generator) -> Scene:
@@ -106,6 +108,7 @@ def draw(seed: int, step: int, batch: int, latents: int, chunk: int = 3, gaps: b
         numbers=torch.from_numpy(numbers),
         gap=gap,
         reels=reels,
+        placed=[known for _, known in scenes],
     )
 
 

@@ -7,6 +7,9 @@ where their camera was, drawn back towards the script a little. These are labels
 
 Within a chunk the same holds for the sampler: what it has met half-way already says where its objects will come out. Asked there for
 another place it learns to blur, so it is asked for the same objects, sharp, the nearer to where they came out the less noise is left.
+
+What has been missing where it should be in full view is asked for where the text says that it starts, and goes on from there: the past says
+nothing of it any more, and a network that is asked for it at a place that it cannot know leaves it out for good.
 """
 
 from __future__ import annotations
@@ -27,16 +30,18 @@ Array = np.ndarray
 KEEP = 0.8  # what is left after a chunk of a delay or a shift
 DELAYS = np.arange(-60.0, 61.0, 4.0)  # pixel frames
 LOOKS = (3, 7, 11)  # frames of a chunk that are looked at
+LOST = 2  # chunks of full view without a trace of an object, after which it is asked for at its start
 TRACE, DOUBLE, FAR, EDGE, CLOSE = 0.2, 1.6, 44.0, 13.0, 28.0
 SHIFT_SPREAD, DELAY_SPREAD = 6.0, 40.0
 
 
 class Off(NamedTuple):
-    """How many frames objects are late [objects] and how many pixels they are beside their places [2, objects], and how many frames the
-    camera is late."""
+    """How many frames objects are late [objects], how many pixels they are beside their places [2, objects] and for how many chunks they
+    have been missing [objects], and how many frames the camera is late."""
 
     delay: Array
     shift: Array
+    missing: Array
     camera: float
 
 
@@ -55,7 +60,7 @@ def cells(mask: Array, group: int) -> Array:
 
 
 def at_place(objects: int) -> Off:
-    return Off(np.zeros(objects), np.zeros((2, objects)), 0.0)
+    return Off(np.zeros(objects), np.zeros((2, objects)), np.zeros(objects, int), 0.0)
 
 
 def apart(one: Off, other: Off) -> bool:
@@ -65,32 +70,38 @@ def apart(one: Off, other: Off) -> bool:
 
 
 def between(one: Off, other: Off, share: float) -> Off:
-    """`share` of the way from one to the other."""
+    """`share` of the way from one to the other, with nothing missing."""
     parts = [here + share * (there - here) for here, there in ((one.delay, other.delay), (one.shift, other.shift))]
-    return Off(parts[0], parts[1], one.camera + share * (other.camera - one.camera))
+    return Off(parts[0], parts[1], np.zeros_like(one.missing), one.camera + share * (other.camera - one.camera))
 
 
 class Guide:
-    """Follows one clip, chunk by chunk of `count` pixel frames, and holds how far what the model made of it is `off`."""
+    """Follows one clip, chunk by chunk of `count` pixel frames, and holds how far what the model made of it is `off`. `placed` says whether
+    the text tells where objects start, and lost ones are asked for there."""
 
-    def __init__(self, reel: Sequence[Piece], count: int):
-        self.count = count
+    def __init__(self, reel: Sequence[Piece], count: int, *, placed: bool = False):
+        self.count, self.placed = count, placed
         self.chunks = [(piece.scene, first) for piece in reel for first in range(piece.first, piece.first + piece.count, count)]
         self.scene: Scene | None = None
         self.painter: Renderer | None = None
         self.panorama: Panorama | None = None
 
     def enter(self, index: int, *, told: bool) -> None:
-        """Go on to a chunk: what things were off is left behind where the scene changes, or nothing tells where they are."""
+        """Go on to a chunk: what things were off is left behind where the scene changes, or nothing tells where they are; what is lost
+        starts anew."""
         scene, self.first = self.chunks[index]
         if scene is not self.scene or not told:
             if scene is not self.scene:
                 self.painter = self.panorama = None
-            self.scene, self.off = scene, at_place(len(scene.objects))
+            self.scene, self.off, self.begun = scene, at_place(len(scene.objects)), np.zeros(len(scene.objects))
+        if self.placed:
+            lost = self.off.missing >= LOST
+            self.begun = np.where(lost, self.first, self.begun)
+            self.off = self.off._replace(delay=np.where(lost, 0.0, self.off.delay), shift=np.where(lost, 0.0, self.off.shift))
 
     @property
     def strayed(self) -> bool:
-        return apart(self.off, at_place(len(self._scene.objects)))
+        return bool(self.begun.any()) or apart(self.off, at_place(len(self._scene.objects)))
 
     @property
     def planned(self) -> Off:
@@ -100,7 +111,7 @@ class Guide:
     def paths(self, off: Off | None = None) -> tuple[Array, Array, Array]:
         """Where objects and camera are in the chunk, on their way back to the script, or as far `off` all along: centres (x, y), each
         [n, objects], in frame pixels, and the world pixel [n] at the left edge of the view."""
-        scene, (delay, shift, camera) = self._scene, off or self.off
+        scene, (delay, shift, _, camera) = self._scene, off or self.off
         times = np.arange(self.first, self.first + self.count, dtype=np.float64)
         left = np.ones(self.count) if off else np.linspace(1.0, KEEP, self.count)
         ways = [self._way(slot, times - left * delay[slot]) for slot in range(len(scene.objects))]
@@ -119,7 +130,7 @@ class Guide:
         scene, looks, times = self._scene, list(LOOKS), self.first + np.array(LOOKS, np.float64)
         xs, ys, planned_view = (way[looks] for way in self.paths())
         found = track(frames[looks], [thing.colour for thing in scene.objects])
-        delay, shift, camera = self.planned
+        delay, shift, missing, camera = self.planned
         camera = self._late(frames[looks], times, camera)
         view = np.asarray(scene.camera_x(times - camera))
         xs += (planned_view - view)[:, None]
@@ -132,9 +143,11 @@ class Guide:
             if seen.sum() < 2 <= here.sum():
                 x, y, seen = xs[:, slot].copy(), ys[:, slot].copy(), np.zeros_like(seen)
                 x[here], y[here], seen[here] = faded(frames[looks][here], self._painter.scenery(view[here]), thing.colour, x[here], y[here])
+            if seen.sum() < 2 and (one.area <= TRACE).all():
+                missing[slot] = self.off.missing[slot] + (here.sum() >= 2)
             if seen.sum() >= 2:
                 delay[slot], shift[:, slot] = self._fit(slot, times[seen], x[seen] + view[seen], y[seen])
-        return Off(delay, shift, camera)
+        return Off(delay, shift, missing, camera)
 
     def _late(self, frames: Array, times: Array, planned: float) -> float:
         """How many frames the camera is late in these frames."""
@@ -166,7 +179,7 @@ class Guide:
 
     def _way(self, slot: int, times: Array) -> tuple[Array, Array]:
         thing: Object = self._scene.objects[slot]
-        return thing.path(times, slot, len(self._scene.objects))
+        return thing.path(times - self.begun[slot], slot, len(self._scene.objects))
 
     @property
     def _painter(self) -> Renderer:

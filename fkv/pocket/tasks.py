@@ -92,8 +92,8 @@ class Player:
 class Own:
     """What it takes to play a clip as the sampler does: its noises [steps, b, F, c, H, W], the share [b, F] to which the past becomes the
     network's own, the state of the sampler [b, F] that a noisy chunk is taken from (0: from the truth), what is told [b, F], the scenes
-    and the codec to see by where the network's objects are, and how many chunks are played between the first of the clip and the next, so
-    that the others come late in a long play (the noises and the scenes have these too)."""
+    and the codec to see by where the network's objects are, whether the text of each clip says where they start, and how many chunks are
+    played between the first of the clip and the next, so that the others come late in a long play (noises and scenes have these too)."""
 
     noises: Tensor
     swap: Tensor
@@ -101,11 +101,12 @@ class Own:
     told: Tensor
     reels: Sequence[Sequence[Piece]]
     codec: PocketCodec
+    placed: Sequence[bool]
     passed: int = 0
 
     def part(self, clips: slice) -> Own:
         noises, swap, state, told = self.noises[:, clips], self.swap[clips], self.state[clips], self.told[clips]
-        return replace(self, noises=noises, swap=swap, state=state, told=told, reels=self.reels[clips])
+        return replace(self, noises=noises, swap=swap, state=state, told=told, reels=self.reels[clips], placed=self.placed[clips])
 
     @torch.no_grad()
     def played(self, teacher: Teacher, task: Task) -> Task:
@@ -114,7 +115,7 @@ class Own:
         model, chunk, clip = teacher.model, teacher.spec.chunk, task.clip
         cache = model.new_cache(clip.sight.policy, teacher.spec.geometry, len(clip.clean))
         player, decoder = Player(teacher, model.read_text(clip.text), cache, self.noises), self.codec.decoder()
-        guides = [Guide(reel, chunk * GROUP) for reel in self.reels]
+        guides = [Guide(reel, chunk * GROUP, placed=placed) for reel, placed in zip(self.reels, self.placed)]
         level = clip.sigma.repeat_interleave(chunk, dim=1)[:, :, None, None, None]
         clean, noisy, target, mask = clip.clean.clone(), clip.noisy.clone(), task.target.clone(), task.mask.clone()
         for index, first in enumerate(clip.frames[::chunk].tolist()):
@@ -223,7 +224,7 @@ class Lesson:
             told[:, chunk : 2 * chunk] = 1
             reels = [[first, Piece(first.scene, first.first + first.count, passed * first.count), *rest] for first, *rest in batch.reels]
         state = state.repeat_interleave(chunk, dim=1).to(target.device)
-        return Own(noises, swap * told, state, told, reels, self.codec, passed), sigma
+        return Own(noises, swap * told, state, told, reels, self.codec, batch.placed, passed), sigma
 
     def levels(self, clips: int, chunks: int, generator: torch.Generator) -> Tensor:
         """Noise level of every chunk [clips, chunks]: a third at 1, the others uniform down to a little below the sampler's last."""
