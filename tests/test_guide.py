@@ -197,3 +197,20 @@ def test_what_is_hidden_or_elsewhere_is_not_missing() -> None:
     x, y = scene.paths(np.arange(24, 36.0))
     x[:, 0] = np.where(x[:, 0] > 64, x[:, 0] - 60, x[:, 0] + 60)
     assert guide.found(Renderer(scene).frames(24, 12, (x, y))).missing.tolist() == [0, 0]
+
+
+def test_an_object_that_starts_late_in_a_clip_is_followed_from_there() -> None:
+    scene = scene_of("orbit")
+    reel = [Piece(scene, 24, 12, (np.inf, 0.0)), Piece(scene, 36, 24, (36.0, 0.0))]
+    x, y = reel[1].paths()
+    start = scene.objects[0].path(np.arange(24.0), 0, 2)
+    assert np.abs(x[:, 0] - start[0]).max() < 1e-6
+    assert reel[0].paths()[0][:, 0].max() < -100
+    guide = Guide(reel, 12, placed=True)
+    guide.enter(0, told=False)
+    guide.enter(1, told=True)
+    guide.off = guide.found(Renderer(scene).frames(36, 12, (x[:12], y[:12])))
+    guide.enter(2, told=True)
+    planned_x, planned_y, _ = guide.paths()
+    assert np.abs(planned_x - x[12:]).max() < 1.5
+    assert np.abs(planned_y - y[12:]).max() < 1.5

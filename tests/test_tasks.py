@@ -10,6 +10,7 @@ import torch
 from untrained import SMALL, small_model
 
 from fkv.codec import load_pocket, pocket_random
+from fkv.metrics.detect import track
 from fkv.pocket import data
 from fkv.pocket.data import PLAYABLE, Batch, comes_back, draw, later_start, taught
 from fkv.pocket.guide import Guide, Off, Piece
@@ -21,6 +22,7 @@ from fkv.pocket.train import ASSETS
 from fkv.pocket.world import Object, Scene, layout_of, parsed_of
 from fkv.stream import Stream, Trace, noised
 from fkv.text import MOTIONS, THEMES, encode_many
+from fkv.text.meaning import plain
 from fkv.wan import CausalWan
 
 ROLES = ((2,), (0, 3))
@@ -37,7 +39,8 @@ def test_a_batch_depends_on_seed_and_step_alone() -> None:
 
 def test_a_clip_that_cuts_to_another_scene_is_judged_from_the_cut_on() -> None:
     batches = [draw(5, step, 6, 9, gaps=False) for step in range(5)]
-    frames, told = torch.cat([b.frames for b in batches]), torch.cat([b.told for b in batches])
+    whole = torch.tensor([not reel[0].begun for b in batches for reel in b.reels])
+    frames, told = torch.cat([b.frames for b in batches])[whole], torch.cat([b.told for b in batches])[whole]
     from_zero, late, cut_at = 0, 0, []
     for clip, known in zip(frames.float(), told):
         jumps = [(clip[12 * c] - clip[12 * c - 1]).abs().mean().item() for c in (1, 2)]
@@ -77,6 +80,30 @@ def test_scenes_to_train_on_lean_to_walls_panning_cameras_and_white_things_and_l
     assert 0.45 < np.mean([any(thing.colour == "white" for thing in scene.objects) for scene in scenes]) < 0.65
     assert {scene.theme for scene in scenes} == set(THEMES)
     assert {thing.motion for scene in scenes for thing in scene.objects} == set(MOTIONS)
+
+
+def test_some_clips_lack_an_object_at_first_which_then_starts_as_the_text_says() -> None:
+    found = 0
+    for step in range(12):
+        batch = draw(5, step, 6, 9, gaps=False)
+        for reel, text, told, frames in zip(batch.reels, batch.text.numpy(), batch.told.numpy(), batch.frames.numpy()):
+            if not reel[0].begun:
+                continue
+            found += 1
+            scene, slot = reel[0].scene, int(np.isinf(reel[0].begun).argmax())
+            without = reel[0].count
+            assert reel[1].begun[slot] == reel[1].first == reel[0].first + without
+            assert np.array_equal(text, encode_many([parsed_of(scene)], [layout_of(scene)])[0].astype(text.dtype))
+            assert told.tolist() == [float(4 * frame >= without) for frame in range(9)]
+            colour = scene.objects[slot].colour
+            area = track(frames, [colour])[colour].area
+            assert area[:without].max() < 0.2
+            if plain(parsed_of(scene), layout_of(scene)).all() and scene.camera == "still":
+                assert area[without : without + 4].min() > 0.4
+                start = scene.objects[slot].path(np.arange(4.0), slot, len(scene.objects))
+                where = track(frames[without : without + 4], [colour])[colour]
+                assert np.hypot(where.x - start[0], where.y - start[1]).max() < 3
+    assert found > 4
 
 
 def test_clips_that_begin_late_lean_to_moments_at_which_something_comes_back() -> None:
@@ -208,7 +235,7 @@ def test_the_target_follows_objects_that_the_past_has_moved() -> None:
     changed = (drawn != target[:, 3:6]).flatten(1).any(1)
     assert torch.equal(changed, torch.arange(6) == clip)
     x, y, view = guides[clip].paths()
-    frames = Renderer(guides[clip].chunks[1][0]).frames(guides[clip].first, 12, (x, y), view)
+    frames = Renderer(guides[clip].chunks[1][0].scene).frames(guides[clip].first, 12, (x, y), view)
     torch.testing.assert_close(drawn[clip], codec.encode(torch.from_numpy(frames)[None])[0], atol=1e-4, rtol=1e-4)
     assert not torch.equal(mask[clip], task.mask[clip, 3:6])
 

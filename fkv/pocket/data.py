@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -37,11 +38,11 @@ class Batch:
     placed: list[bool]
 
 
-def taught(rng: np.random.Generator) -> Scene:
-    """A random scene to train on, laid out as for a prompt: one in three has a wall for certain, one in three a panning camera and one in
-    three something white, since that is what a model loses or where it loses things."""
-    lean, scene = int(rng.integers(3)), sample_scene(rng)
-    while not (bool(scene.wall), scene.camera != "still", any(thing.colour == "white" for thing in scene.objects))[lean]:
+def taught(rng: np.random.Generator, *, lean: bool = True) -> Scene:
+    """A random scene, laid out as for a prompt. To `lean` to what is hard one in three has a wall for certain, one in three a panning camera
+    and one in three something white, since that is what a model loses or where it loses things."""
+    kind, scene = int(rng.integers(3)), sample_scene(rng)
+    while lean and not (bool(scene.wall), scene.camera != "still", any(thing.colour == "white" for thing in scene.objects))[kind]:
         scene = sample_scene(rng)
     return laid_out(parsed_of(scene), int(rng.integers(2**31)))
 
@@ -67,34 +68,49 @@ def later_start(scene: Scene, count: int, step: int, rng: np.random.Generator) -
     return first
 
 
+def forgotten(scene: Scene, first: int, group: int, chunks: int, rng: np.random.Generator) -> list[Piece]:
+    """A clip of `chunks` times `group` pixel frames whose first chunks lack one object, which then starts where the text says it does."""
+    slot, without = int(rng.integers(len(scene.objects))), int(rng.integers(1, chunks)) * group
+    gone, back = (tuple(at if other == slot else 0.0 for other in range(len(scene.objects))) for at in (math.inf, float(first + without)))
+    return [Piece(scene, first, without, gone), Piece(scene, first + without, group * chunks - without, back)]
+
+
 def film(pieces: list[Piece]) -> tuple[np.ndarray, np.ndarray]:
     """Pixel frames and object masks per latent frame of pieces laid one after the other."""
     painters = {id(piece.scene): Renderer(piece.scene) for piece in pieces}
-    frames = np.concatenate([painters[id(piece.scene)].frames(piece.first, piece.count) for piece in pieces])
-    mask = np.concatenate([object_mask(piece.scene, piece.first, piece.count) for piece in pieces])
+    frames = np.concatenate([painters[id(piece.scene)].frames(piece.first, piece.count, piece.paths()) for piece in pieces])
+    mask = np.concatenate([object_mask(piece.scene, piece.first, piece.count, piece.paths()) for piece in pieces])
     return frames, cells(mask, GROUP)
 
 
-def draw(seed: int, step: int, batch: int, latents: int, chunk: int = 3, gaps: bool = True) -> Batch:
-    """One batch. Half of the clips start at scene time 0, the others later (`later_start`), half of these with a text that tells where
+def draw(seed: int, step: int, batch: int, latents: int, chunk: int = 3, *, gaps: bool = True, lean: bool = True) -> Batch:
+    """One batch, of scenes that `lean` to what is hard (`taught`), or as prompts have them. Half of the clips start at scene time 0, the others later (`later_start`), half of these with a text that tells where
     things were at time 0, which a rolling cache has forgotten by then. With `gaps`, in 40 % of the batches of three chunks or more time
     jumps forward after the first chunk, which then plays the part of a distant sink: by less than 200 chunks, most often by so few that a
-    model can play them itself. One long clip in seven that has no gap cuts to its scene from another one, as after a change of prompt."""
+    model can play them itself. One long clip in seven that has no gap cuts to its scene from another one, as after a change of prompt; of
+    the others whose text tells where things start one in five lacks an object at first (`forgotten`), so that a model learns to draw what
+    it has lost."""
     rng = np.random.default_rng((seed, step))
     gap = int(rng.integers(1, rng.choice([PLAYABLE + 1, 200], p=[0.6, 0.4]))) if gaps and latents > 2 * chunk and rng.random() < 0.4 else 0
     scenes, reels, told = [], [], np.ones((batch, latents), np.float32)
     for clip in range(batch):
-        scene, group, rest = taught(rng), GROUP * chunk, GROUP * (latents - chunk)
+        scene, group, rest = taught(rng, lean=lean), GROUP * chunk, GROUP * (latents - chunk)
         start = later_start(scene, group + rest, group, rng) if rest and rng.random() < 0.5 else 0
-        if rest and not gap and rng.random() < 1 / 7:
-            start, other = 0, int(rng.integers(1, latents // chunk)) * group
-            reel = [Piece(taught(rng), int(rng.integers(60)) * group, other), Piece(scene, 0, group + rest - other)]
+        cut = rest > 0 and not gap and rng.random() < 1 / 7
+        start = 0 if cut else start
+        known = start == 0 or rng.random() < 0.5
+        if cut:
+            other = int(rng.integers(1, latents // chunk)) * group
+            reel = [Piece(taught(rng, lean=lean), int(rng.integers(60)) * group, other), Piece(scene, 0, group + rest - other)]
             told[clip, : other // GROUP] = 0
+        elif lean and rest and known and not gap and rng.random() < 1 / 5:
+            reel = forgotten(scene, start, group, latents // chunk, rng)
+            told[clip, : reel[0].count // GROUP] = 0
         else:
             reel = [Piece(scene, start, group), Piece(scene, start + group * (1 + gap), rest)][: 2 if rest else 1]
             told[clip, :chunk] = start == 0
             told[clip, chunk : 2 * chunk] = gap == 0
-        scenes.append((scene, start == 0 or rng.random() < 0.5))
+        scenes.append((scene, known))
         reels.append(reel)
     numbers = np.arange(latents)
     numbers[chunk:] += gap * chunk

@@ -31,6 +31,7 @@ KEEP = 0.8  # what is left after a chunk of a delay or a shift
 DELAYS = np.arange(-60.0, 61.0, 4.0)  # pixel frames
 LOOKS = (3, 7, 11)  # frames of a chunk that are looked at
 LOST = 2  # chunks of full view without a trace of an object, after which it is asked for at its start
+AWAY = -1000.0  # pixels
 TRACE, DOUBLE, FAR, EDGE, CLOSE = 0.2, 1.6, 44.0, 13.0, 28.0
 SHIFT_SPREAD, DELAY_SPREAD = 6.0, 40.0
 
@@ -47,11 +48,22 @@ class Off(NamedTuple):
 
 @dataclass(frozen=True)
 class Piece:
-    """Pixel frames [first, first + count) of a scene."""
+    """Pixel frames [first, first + count) of a scene. `begun`, where given, has for every object the frame at which its way begins rather
+    than at 0: infinity for one that is left out."""
 
     scene: Scene
     first: int
     count: int
+    begun: tuple[float, ...] = ()
+
+    def paths(self) -> tuple[Array, Array]:
+        """Centres (x, y), each [count, objects], in frame pixels; of what is left out far outside."""
+        times, objects = np.arange(self.first, self.first + self.count, dtype=np.float64), self.scene.objects
+        begun = np.array(self.begun or (0.0,) * len(objects))
+        since = times[:, None] - np.where(np.isinf(begun), 0.0, begun)
+        ways = [thing.path(since[:, slot], slot, len(objects)) for slot, thing in enumerate(objects)]
+        x, y = (np.stack(parts, 1) for parts in zip(*ways))
+        return np.where(np.isinf(begun), AWAY, x - np.asarray(self.scene.camera_x(times))[:, None]), y
 
 
 def cells(mask: Array, group: int) -> Array:
@@ -81,7 +93,7 @@ class Guide:
 
     def __init__(self, reel: Sequence[Piece], count: int, *, placed: bool = False):
         self.count, self.placed = count, placed
-        self.chunks = [(piece.scene, first) for piece in reel for first in range(piece.first, piece.first + piece.count, count)]
+        self.chunks = [(piece, first) for piece in reel for first in range(piece.first, piece.first + piece.count, count)]
         self.scene: Scene | None = None
         self.painter: Renderer | None = None
         self.panorama: Panorama | None = None
@@ -89,11 +101,14 @@ class Guide:
     def enter(self, index: int, *, told: bool) -> None:
         """Go on to a chunk: what things were off is left behind where the scene changes, or nothing tells where they are; what is lost
         starts anew."""
-        scene, self.first = self.chunks[index]
+        piece, self.first = self.chunks[index]
+        scene = piece.scene
         if scene is not self.scene or not told:
             if scene is not self.scene:
                 self.painter = self.panorama = None
             self.scene, self.off, self.begun = scene, at_place(len(scene.objects)), np.zeros(len(scene.objects))
+        if piece.begun:
+            self.begun = np.where(np.isinf(piece.begun), 0.0, np.maximum(piece.begun, self.begun))
         if self.placed:
             lost = self.off.missing >= LOST
             self.begun = np.where(lost, self.first, self.begun)

@@ -72,7 +72,7 @@ def principal_components(codec: PocketCodec, seed: int, scenes: int = 192) -> No
 
 def measure(codec: PocketCodec, seed: int, scenes: int = 64) -> tuple[float, Tensor]:
     """PSNR in dB over held-out clips of three latent frames, decoded in stream, and their normalised latents."""
-    frames = draw(seed + 2, 0, scenes, 3, gaps=False).frames
+    frames = draw(seed + 2, 0, scenes, 3, gaps=False, lean=False).frames
     latents = codec.encode(frames)
     error = (codec.decoder().decode(latents).float() - frames.float()).square().mean()
     return float(10 * torch.log10(255.0**2 / error)), latents

@@ -94,7 +94,7 @@ def decoded(codec: PocketCodec, latents: Tensor) -> Tensor:
 @torch.no_grad()
 def drawn_psnr(codec: PocketCodec, teacher: Teacher, recipe: DecoderRecipe, scenes: int = 64) -> float:
     """PSNR in dB of held-out frames as the model draws them, against the true pixels; those that text and past tell of."""
-    batch = draw(recipe.seed + 2, 0, scenes, recipe.latents, gaps=False)
+    batch = draw(recipe.seed + 2, 0, scenes, recipe.latents, gaps=False, lean=False)
     told = batch.told.bool().repeat_interleave(GROUP, dim=1)
     generator, latents = torch.Generator().manual_seed(recipe.seed), codec.encode(batch.frames)
     made = redrawn(teacher, latents, batch.text, batch.numbers, recipe.passes, generator)
