@@ -56,10 +56,14 @@ class Piece:
     count: int
     begun: tuple[float, ...] = ()
 
+    @property
+    def starts(self) -> Array:
+        """The frame [objects] at which each object's way begins."""
+        return np.array(self.begun or (0.0,) * len(self.scene.objects))
+
     def paths(self) -> tuple[Array, Array]:
         """Centres (x, y), each [count, objects], in frame pixels; of what is left out far outside."""
-        times, objects = np.arange(self.first, self.first + self.count, dtype=np.float64), self.scene.objects
-        begun = np.array(self.begun or (0.0,) * len(objects))
+        times, objects, begun = np.arange(self.first, self.first + self.count, dtype=np.float64), self.scene.objects, self.starts
         since = times[:, None] - np.where(np.isinf(begun), 0.0, begun)
         ways = [thing.path(since[:, slot], slot, len(objects)) for slot, thing in enumerate(objects)]
         x, y = (np.stack(parts, 1) for parts in zip(*ways))
@@ -103,12 +107,12 @@ class Guide:
         starts anew."""
         piece, self.first = self.chunks[index]
         scene = piece.scene
+        self.script = np.where(np.isinf(piece.starts), 0.0, piece.starts)
         if scene is not self.scene or not told:
             if scene is not self.scene:
                 self.painter = self.panorama = None
-            self.scene, self.off, self.begun = scene, at_place(len(scene.objects)), np.zeros(len(scene.objects))
-        if piece.begun:
-            self.begun = np.where(np.isinf(piece.begun), 0.0, np.maximum(piece.begun, self.begun))
+            self.scene, self.off, self.begun = scene, at_place(len(scene.objects)), self.script
+        self.begun = np.maximum(self.script, self.begun)
         if self.placed:
             lost = self.off.missing >= LOST
             self.begun = np.where(lost, self.first, self.begun)
@@ -116,7 +120,7 @@ class Guide:
 
     @property
     def strayed(self) -> bool:
-        return bool(self.begun.any()) or apart(self.off, at_place(len(self._scene.objects)))
+        return bool((self.begun != self.script).any()) or apart(self.off, at_place(len(self._scene.objects)))
 
     @property
     def planned(self) -> Off:
