@@ -88,8 +88,8 @@ def draw(seed: int, step: int, batch: int, latents: int, chunk: int = 3, *, gaps
     others later (`later_start`), half of these with a text that tells where things were at time 0, which a rolling cache has forgotten by
     then. With `gaps`, in 40 % of the batches of three chunks or more time jumps forward after the first chunk, which then plays the part
     of a distant sink: by less than 200 chunks, most often by so few that a model can play them itself. One long clip in seven that has no
-    gap cuts to its scene from another one, as after a change of prompt; of the others whose text tells where things start one in five of
-    those that `lean` lacks an object at first (`forgotten`), so that a model learns to draw what it has lost."""
+    gap cuts to its scene from another one, as after a change of prompt; with `lean`, one in five of the others whose text tells where
+    things start lacks an object at first (`forgotten`), so that a model learns to draw what it has lost."""
     rng = np.random.default_rng((seed, step))
     gap = int(rng.integers(1, rng.choice([PLAYABLE + 1, 200], p=[0.6, 0.4]))) if gaps and latents > 2 * chunk and rng.random() < 0.4 else 0
     scenes, reels, told = [], [], np.ones((batch, latents), np.float32)
