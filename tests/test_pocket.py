@@ -197,7 +197,7 @@ def test_weights_to_go_on_from_that_are_missing_damaged_or_of_another_model_are_
         assert not (tmp_path / "model.safetensors").exists()
 
 
-def test_a_stopped_report_goes_on_with_the_parts_it_has_until_the_weights_change(tmp_path: Path) -> None:
+def test_a_stopped_report_goes_on_with_the_parts_it_has_until_weights_or_scenes_change(tmp_path: Path) -> None:
     weights, calls = tmp_path / "model.safetensors", []
     weights.write_bytes(b"one")
 
@@ -217,3 +217,6 @@ def test_a_stopped_report_goes_on_with_the_parts_it_has_until_the_weights_change
     codec.write_bytes(b"one")
     _, pictures = Stages(tmp_path, weights, codec).measured("full", measure)
     assert pictures["full/0"].max() == 3
+    for expected, asked in ((4, b"other scenes"), (4, b"other scenes"), (5, b"others yet")):
+        _, pictures = Stages(tmp_path, weights, codec, asked=asked).measured("full", measure)
+        assert pictures["full/0"].max() == expected

@@ -254,9 +254,10 @@ def write_report(
     long_frames: int = 1000,
 ) -> None:
     """Profile the heads, measure everything, and write `heads.json`, `report.json` and `report.png` into `out`. A stopped report goes on
-    where it was, as long as the weights are the same."""
+    where it was, as long as the weights and what prompts mean are the same."""
     engine = load(POCKET, device)
-    stages = Stages(work, out / "model.safetensors", out / "codec.safetensors")
+    asked = b"".join(engine.text.encode(prompt, seed).embedding.numpy().tobytes() for seed, prompt in enumerate(held_out(prompts)))
+    stages = Stages(work, out / "model.safetensors", out / "codec.safetensors", asked=asked)
     measured, _ = stages.measured("heads", lambda: ({"profile": measured_heads(engine, profiled)}, {}))
     profile = HeadProfile.from_json(measured["profile"], engine.spec.geometry)
     (out / "heads.json").write_text(profile.to_json())

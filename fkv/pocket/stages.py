@@ -14,12 +14,13 @@ Pictures = dict[str, np.ndarray]
 
 
 class Stages:
-    """Parts of a report, each written to `work` as soon as it is measured and read back from there while these files are the same."""
+    """Parts of a report, each written to `work` as soon as it is measured and read back from there while these files are the same and so is
+    what is `asked` of the model."""
 
-    def __init__(self, work: Path, *weights: Path):
+    def __init__(self, work: Path, *weights: Path, asked: bytes = b""):
         self.work = work / "report"
         self.work.mkdir(parents=True, exist_ok=True)
-        digest, mark = hashlib.sha256(b"".join(path.read_bytes() for path in weights)).hexdigest(), self.work / "weights.txt"
+        digest, mark = hashlib.sha256(b"".join(path.read_bytes() for path in weights) + asked).hexdigest(), self.work / "weights.txt"
         if not mark.is_file() or mark.read_text() != digest:
             for old in self.work.glob("*.npz"):
                 old.unlink()
