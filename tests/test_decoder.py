@@ -22,7 +22,7 @@ from fkv.pocket.train_model import export
 from fkv.spec import ModelSpec
 from tests.untrained import SMALL, small_model
 
-TINY = DecoderRecipe(steps=24, batch=2, latents=3, warmup=2, decay=8)
+TINY = DecoderRecipe(steps=36, batch=2, latents=3, warmup=2, decay=8)
 
 
 @dataclass
@@ -81,7 +81,7 @@ def lane(tmp_path: Path) -> Path:
 def test_training_changes_the_decoder_alone_and_draws_nearer_to_the_truth(tmp_path: Path) -> None:
     out = lane(tmp_path / "out")
     before, after = train_decoder(SMALL, TINY, tmp_path / "work", out, "cpu")
-    assert after > before + 0.25
+    assert after > before + 0.5
     old, new = pocket_random(2).state_dict(), load_pocket(out).state_dict()
     changed = {name.split(".")[0] for name, tensor in old.items() if not torch.equal(tensor, new[name])}
     assert changed == {"synthesis", "draw"}
