@@ -24,7 +24,8 @@ from fkv.metrics.detect import track
 from fkv.pocket.faded import faded
 from fkv.pocket.paint import Renderer, object_mask
 from fkv.pocket.panorama import Panorama
-from fkv.pocket.world import HEIGHT, WALL_TOP, WALL_WIDTH, WIDTH, Object, Scene
+from fkv.pocket.world import HEIGHT, WIDTH, Object, Scene
+from fkv.text.motion import behind_wall
 
 Array = np.ndarray
 KEEP = 0.8  # what is left after a chunk of a delay or a shift
@@ -63,11 +64,9 @@ class Piece:
 
     def paths(self) -> tuple[Array, Array]:
         """Centres (x, y), each [count, objects], in frame pixels; of what is left out far outside."""
-        times, objects, begun = np.arange(self.first, self.first + self.count, dtype=np.float64), self.scene.objects, self.starts
-        since = times[:, None] - np.where(np.isinf(begun), 0.0, begun)
-        ways = [thing.path(since[:, slot], slot, len(objects)) for slot, thing in enumerate(objects)]
-        x, y = (np.stack(parts, 1) for parts in zip(*ways))
-        return np.where(np.isinf(begun), AWAY, x - np.asarray(self.scene.camera_x(times))[:, None]), y
+        gone = np.isinf(self.starts)
+        x, y = self.scene.paths(np.arange(self.first, self.first + self.count), np.where(gone, 0.0, self.starts))
+        return np.where(gone, AWAY, x), y
 
 
 def cells(mask: Array, group: int) -> Array:
@@ -190,7 +189,7 @@ class Guide:
         scene = self._scene
         clear = (xs > EDGE) & (xs < WIDTH - EDGE) & (ys > EDGE) & (ys < HEIGHT - EDGE)
         if scene.wall:
-            clear &= (np.abs(xs + view[:, None] - scene.wall_x) > WALL_WIDTH / 2 + EDGE) | (ys < WALL_TOP - EDGE)
+            clear &= ~behind_wall(xs + view[:, None], ys, scene.wall_x, EDGE)
         for slot in range(len(scene.objects)):
             for nearer in range(slot):
                 clear[:, slot] &= np.hypot(xs[:, slot] - xs[:, nearer], ys[:, slot] - ys[:, nearer]) > CLOSE

@@ -68,11 +68,13 @@ class Scene:
         """World pixel at the left edge of the view."""
         return pan(self.camera, frame)
 
-    def paths(self, frames: Array) -> tuple[Array, Array]:
-        """Centres (x, y), each [n, objects], in frame pixels after the camera, at pixel frames [n]."""
+    def paths(self, frames: Array, starts: Array | None = None) -> tuple[Array, Array]:
+        """Centres (x, y), each [n, objects], in frame pixels after the camera, at pixel frames [n]; ways begin at frame 0 or at `starts`
+        [objects]."""
         frames = np.asarray(frames, np.float64)
         count = len(self.objects)
-        pairs = [thing.path(frames, slot, count) for slot, thing in enumerate(self.objects)]
+        since = frames[:, None] - (np.zeros(count) if starts is None else starts)
+        pairs = [thing.path(since[:, slot], slot, count) for slot, thing in enumerate(self.objects)]
         view = np.asarray(self.camera_x(frames))[:, None]
         return np.stack([x for x, _ in pairs], 1) - view, np.stack([y for _, y in pairs], 1)
 
