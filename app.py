@@ -31,16 +31,24 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--graphs", action="store_true", help="replay noisy passes as CUDA graphs")
     parser.add_argument("--fp8", action="store_true", help="large products in 8-bit floats, and what that changes is measured")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1 (default auto)")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads of the model (default 0: all cores but one, left for the page)")
     parser.add_argument("--seats", type=int, default=SEATS, help=f"visitors that may run at once (default {SEATS})")
     parser.add_argument("--chunks", type=int, default=CHUNKS, help=f"chunks after which a run ends, 0 for never (default {CHUNKS})")
     parser.add_argument("--root-path", default=None, help="path prefix behind a proxy, for instance /fkv")
     parser.add_argument("--share", action="store_true", help="a public link through Gradio's servers")
     parser.add_argument("--open", action="store_true", help="open the page in a browser")
     found = parser.parse_args(given)
-    for name, least in (("port", 1), ("seats", 1), ("chunks", 0)):
+    for name, least in (("port", 1), ("threads", 0), ("seats", 1), ("chunks", 0)):
         if getattr(found, name) < least:
             parser.error(f"--{name} {getattr(found, name)} is below {least}; use {least} or more")
     return found
+
+
+def threads_beside_a_page() -> int:
+    """All cores but one, and at least one. With the last as well a model waits for the browser in every product, and lanes grow alike."""
+    from fkv.engine import cores
+
+    return max(1, cores() - 1)
 
 
 def backend(chosen: argparse.Namespace) -> Backend:
@@ -51,14 +59,14 @@ def backend(chosen: argparse.Namespace) -> Backend:
     from fkv.session import Session
     from fkv.ui import Backend
 
-    news, turns = News(), Turns()
+    news, turns, threads = News(), Turns(), chosen.threads or threads_beside_a_page()
     names = ("device", "download", "random_weights", "attention", "graphs", "fp8")
     opening = {name: getattr(chosen, name) for name in names}
 
     def opened(name: str) -> Engine:
         spec = find(name)
         size, codec = (None, "") if spec.net.places else (size_of(chosen.resolution), chosen.decoder)
-        return load(spec, size=size, codec=codec, report=news.report, lock=turns, **opening)
+        return load(spec, size=size, codec=codec, threads=threads, report=news.report, lock=turns, **opening)
 
     def models() -> list[tuple[str, str]]:
         rows = () if chosen.download or chosen.random_weights else available(chosen.device)

@@ -26,6 +26,7 @@ from fkv.generate import row
 from fkv.lane import LaneRun
 from fkv.stream import seeded_noise
 from fkv.views import encode
+from fkv.views.numbers import machine as named
 from fkv.wishes import policy_of
 
 ENOUGH = 5
@@ -244,11 +245,10 @@ def table(found: dict[str, Any]) -> str:
         ]
         lines.append(f"| {' | '.join(cells)} |")
     where = found["environment"]
-    device = f"{where['cpu']}, {where['threads']} threads" if where["device"] == "cpu" else where["device"]
     counted = f"{len(found['counted'])} of {found['chunks']} chunks counted"
     error = found["model"].get("fp8_error")
-    numbers = where["dtype"] + (f" with products in FP8 (relative error {100 * error:.1f} %)" if error is not None else "")
-    about = f"{found['model']['title']}, {numbers}, {device}, torch {where['torch']}, {counted}, commit {where['commit']}."
+    dtype = where["dtype"] + (f" with products in FP8 (relative error {100 * error:.1f} %)" if error is not None else "")
+    about = f"{found['model']['title']}, {dtype}, {named(where)}, torch {where['torch']}, {counted}, commit {where['commit']}."
     return "\n".join([*lines, "", about])
 
 

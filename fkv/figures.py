@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from fkv.views.numbers import machine as named
+
 ROOT = Path(__file__).resolve().parents[1]
 BEGIN, END = "<!-- figures: written by `python -m fkv figures` -->", "<!-- end of figures -->"
 REPORT = "`python -m fkv train report`"
@@ -49,7 +51,7 @@ def _pocket(report: dict[str, Any]) -> list[Row]:
     if not report:
         return []
     where, worlds, long = report["machine"], report["worlds"], report["long"]
-    machine = _machine(where)
+    machine = named(where)
     frames = report["clip_frames"]
     full, held = worlds["full"], worlds["full"]["clips"]
     drawn, background = report["codec"].get("drawn_psnr_db"), full["background_psnr"]
@@ -102,7 +104,7 @@ def _heads(profile: dict[str, Any]) -> list[Row]:
     if live := sampling.get("live"):
         cell = f"{100 * live['probe_share']:.1f} % of the time, {live['layers_per_chunk']:g} of {live['layers']} layers a chunk"
         found.append(("live measuring of all heads", cell))
-    machine = _machine(sampling["machine"]) if "machine" in sampling else ""
+    machine = named(sampling["machine"]) if "machine" in sampling else ""
     return [(name, figure, PROFILE, machine) for name, figure in found]
 
 
@@ -110,7 +112,7 @@ def _page(found: dict[str, Any]) -> list[Row]:
     """How soon the app answers and moves, and how much of what it makes is shown."""
     if not found:
         return []
-    machine = _machine(found["machine"])
+    machine = named(found["machine"])
     rows = [
         ("the app: page answers after", f"{found['page_s']:.1f} s"),
         ("the app: both lanes move after Start within", f"{found['video_s']:.1f} s"),
@@ -118,10 +120,6 @@ def _page(found: dict[str, Any]) -> list[Row]:
         ("the app: both lanes live, end to end", "; ".join(f"lane {lane} {fps} FPS" for lane, fps in found["fps"].items())),
     ]
     return [(name, figure, PAGE, machine) for name, figure in rows]
-
-
-def _machine(where: dict[str, Any]) -> str:
-    return f"{where['cpu']}, {where['threads']} threads" if where["device"] == "cpu" else where["device"]
 
 
 def _share(metrics: dict[str, Any], name: str) -> str:
@@ -144,7 +142,7 @@ def benchmark(found: dict[str, Any]) -> list[Row]:
     """A row for every policy of one report of `python -m fkv bench`; where it ran alone, how much memory the process took on the way."""
     names = ",".join(entry["policy"] for entry in found["policies"])
     usual = f"python -m fkv bench --model {found['model']['name']} --policies {names} --chunks {found['chunks']}"
-    command, machine, rows = f"`{found.get('command', usual)}`", _machine(found["environment"]), []
+    command, machine, rows = f"`{found.get('command', usual)}`", named(found["environment"]), []
     for entry in found["policies"]:
         speed, noisy, fps = entry["faster"]["end_to_end"], entry["faster"]["diffusion"], entry["fps_end_to_end"]
         figure = (

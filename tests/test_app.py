@@ -16,6 +16,7 @@ from asking import SETTINGS, asked
 from stand_in import StandInEngine, StandInSession
 
 import app
+from fkv import engine
 from fkv.events import Settings
 from fkv.policies import discover, parse, spelling
 from fkv.ui import run
@@ -73,12 +74,21 @@ def test_flags_follow_gradios_environment(monkeypatch: pytest.MonkeyPatch) -> No
     assert app.arguments(["--port", "80"]).port == 80
 
 
-@pytest.mark.parametrize("given", [["--port", "0"], ["--seats", "0"], ["--chunks", "-1"], ["--model", "sora"]])
+@pytest.mark.parametrize("given", [["--port", "0"], ["--threads", "-1"], ["--seats", "0"], ["--chunks", "-1"], ["--model", "sora"]])
 def test_a_wrong_flag_is_refused_with_status_2(given: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         app.arguments(given)
     assert ended.value.code == 2
     assert "error" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("allowed", "given", "taken"), [(4, [], 3), (1, [], 1), (4, ["--threads", "4"], 4)])
+def test_a_model_leaves_a_core_to_the_page(monkeypatch: pytest.MonkeyPatch, allowed: int, given: list[str], taken: int) -> None:
+    asked = {}
+    monkeypatch.setattr(engine, "cores", lambda: allowed)
+    monkeypatch.setattr(engine, "load", lambda spec, **options: asked.update(options))
+    app.backend(app.arguments(given)).load("pocket")
+    assert asked["threads"] == taken
 
 
 def test_the_page_asks_nobody_else_for_anything() -> None:

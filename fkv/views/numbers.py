@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 
 def plain(value: float) -> str:
@@ -59,6 +60,11 @@ def decibel(value: float) -> tuple[str, str]:
 def count(number: int, one: str, many: str | None = None) -> str:
     """A number with its noun: (1, "frame") -> "1 frame", (2, "frame") -> "2 frames"."""
     return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def machine(where: dict[str, Any]) -> str:
+    """What a figure was measured on, of `fkv.machine.environment`: "Intel(R) Core(TM) i7, 4 threads", or the name of the GPU."""
+    return f"{where['cpu']}, {count(where['threads'], 'thread')}" if where["device"] == "cpu" else str(where["device"])
 
 
 def parameters(number: int) -> str:
