@@ -17,7 +17,7 @@ from fkv.pocket.data import draw
 from fkv.pocket.teacher import Clip
 from fkv.pocket.train import main
 from fkv.pocket.train_codec import descend, write
-from fkv.pocket.train_decoder import DecoderRecipe, example, redrawn, train_decoder, upsampled
+from fkv.pocket.train_decoder import DecoderRecipe, changes, example, redrawn, train_decoder, upsampled
 from fkv.pocket.train_model import export
 from fkv.spec import ModelSpec
 from tests.untrained import SMALL, small_model
@@ -69,6 +69,18 @@ def test_weights_of_cells_lie_on_the_pixels_of_their_cells() -> None:
     pixels = upsampled(cells)[0, 0, 0]
     assert pixels.shape == (80, 128)
     assert pixels[16:24, 24:32].sum() == pixels.sum() == 64
+
+
+def test_a_seam_and_a_flicker_are_wrong_changes_and_an_even_error_is_none() -> None:
+    weight = torch.ones(1, 2, 1, 4, 6)
+    seam, flicker = torch.full((2, 1, 2, 12, 4, 6), 0.5)
+    assert changes(seam, weight) == 0
+    seam[..., 3:] += 1
+    assert changes(seam, weight) == pytest.approx(1 / 5), "one of five steps to the right is wrong by 1"
+    flicker[:, 1, 3:6] += 1
+    assert changes(flicker, weight) == pytest.approx(2 / 7), "two of seven steps in time are wrong by 1"
+    weight[:, 1] = 0
+    assert changes(flicker, weight) == 0, "nothing tells what the second latent frame shows"
 
 
 def lane(tmp_path: Path) -> Path:

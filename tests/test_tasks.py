@@ -215,7 +215,7 @@ def test_what_is_played_is_what_a_stream_makes_and_what_its_sampler_meets(
 
 
 def test_the_target_follows_objects_that_the_past_has_moved() -> None:
-    batch, codec = draw(6, 0, 6, 9, gaps=False), load_pocket(ASSETS)
+    batch, codec = draw(6, 1, 6, 9, gaps=False), load_pocket(ASSETS)
     target = codec.encode(batch.frames)
     recipe = ModelRecipe(own=1.0, own_from=0.0, swap=0.0, met=0.0, disturb=0.0)
     task, model = Lesson(SMALL, recipe, codec, ROLES).task(batch, target, 0), small_model(3)

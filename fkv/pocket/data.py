@@ -88,8 +88,8 @@ def draw(seed: int, step: int, batch: int, latents: int, chunk: int = 3, *, gaps
     others later (`later_start`), half of these with a text that tells where things were at time 0, which a rolling cache has forgotten by
     then. With `gaps`, in 40 % of the batches of three chunks or more time jumps forward after the first chunk, which then plays the part
     of a distant sink: by less than 200 chunks, most often by so few that a model can play them itself. One long clip in seven that has no
-    gap cuts to its scene from another one, as after a change of prompt; with `lean`, one in five of the others whose text tells where
-    things start lacks an object at first (`forgotten`), so that a model learns to draw what it has lost."""
+    gap cuts to its scene from another one, as after a change of prompt; with `lean`, half of the others whose text tells where
+    things start lack an object at first (`forgotten`), so that a model learns to draw what it has lost."""
     rng = np.random.default_rng((seed, step))
     gap = int(rng.integers(1, rng.choice([PLAYABLE + 1, 200], p=[0.6, 0.4]))) if gaps and latents > 2 * chunk and rng.random() < 0.4 else 0
     scenes, reels, told = [], [], np.ones((batch, latents), np.float32)
@@ -103,7 +103,7 @@ def draw(seed: int, step: int, batch: int, latents: int, chunk: int = 3, *, gaps
             other = int(rng.integers(1, latents // chunk)) * group
             reel = [Piece(taught(rng, lean=lean), int(rng.integers(60)) * group, other), Piece(scene, 0, group + rest - other)]
             told[clip, : other // GROUP] = 0
-        elif lean and rest and known and not gap and rng.random() < 1 / 5:
+        elif lean and rest and known and not gap and rng.random() < 1 / 2:
             reel = forgotten(scene, start, group, latents // chunk, rng)
             told[clip, : reel[0].count // GROUP] = 0
         else:

@@ -250,7 +250,7 @@ def write_report(
     few: int = 32,
     profiled: int = 16,
     chunks: int = 20,
-    long_clips: int = 8,
+    long_clips: int = 16,
     long_frames: int = 1000,
 ) -> None:
     """Profile the heads, measure everything, and write `heads.json`, `report.json` and `report.png` into `out`. A stopped report goes on

@@ -71,6 +71,7 @@ class ModelRecipe:
         return chunks, [max(1, round(self.passes / (2 * count - 1))) for count in chunks]
 
     def continued(self) -> ModelRecipe:
-        """The same for weights that a run has left: the last lengths and the own past from the first step on, and a third of those
-        weights kept."""
-        return replace(self, lengths=tuple(entry for entry in self.lengths if entry[0] == self.lengths[-1][0]), own_from=0.0, keep=1 / 3)
+        """The same for weights that a run has left: the last lengths and the own past from the first step on, at half the rates, and a
+        third of those weights kept."""
+        last = tuple(entry for entry in self.lengths if entry[0] == self.lengths[-1][0])
+        return replace(self, lengths=last, matrix_rate=self.matrix_rate / 2, rate=self.rate / 2, own_from=0.0, keep=1 / 3)
