@@ -31,7 +31,7 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--graphs", action="store_true", help="replay noisy passes as CUDA graphs")
     parser.add_argument("--fp8", action="store_true", help="large products in 8-bit floats, and what that changes is measured")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1 (default auto)")
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads of the model (default 0: all cores but one, left for the page)")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads of the model (default: OMP_NUM_THREADS, or all cores but one)")
     parser.add_argument("--seats", type=int, default=SEATS, help=f"visitors that may run at once (default {SEATS})")
     parser.add_argument("--chunks", type=int, default=CHUNKS, help=f"chunks after which a run ends, 0 for never (default {CHUNKS})")
     parser.add_argument("--root-path", default=None, help="path prefix behind a proxy, for instance /fkv")
@@ -45,10 +45,11 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def threads_beside_a_page() -> int:
-    """All cores but one, and at least one. With the last as well a model waits for the browser in every product, and lanes grow alike."""
+    """All cores but one, and at least one: with the last as well a model waits for the browser in every product, and lanes grow alike. 0,
+    which leaves it to torch, where OMP_NUM_THREADS says how many."""
     from fkv.engine import cores
 
-    return max(1, cores() - 1)
+    return 0 if "OMP_NUM_THREADS" in os.environ else max(1, cores() - 1)
 
 
 def backend(chosen: argparse.Namespace) -> Backend:

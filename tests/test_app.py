@@ -82,9 +82,16 @@ def test_a_wrong_flag_is_refused_with_status_2(given: list[str], capsys: pytest.
     assert "error" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("allowed", "given", "taken"), [(4, [], 3), (1, [], 1), (4, ["--threads", "4"], 4)])
-def test_a_model_leaves_a_core_to_the_page(monkeypatch: pytest.MonkeyPatch, allowed: int, given: list[str], taken: int) -> None:
+@pytest.mark.parametrize(
+    ("allowed", "said", "given", "taken"), [(4, None, [], 3), (1, None, [], 1), (4, "2", [], 0), (4, "2", ["--threads", "4"], 4)]
+)
+def test_a_model_leaves_a_core_to_the_page_unless_told_otherwise(
+    monkeypatch: pytest.MonkeyPatch, allowed: int, said: str | None, given: list[str], taken: int
+) -> None:
     asked = {}
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if said is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", said)
     monkeypatch.setattr(engine, "cores", lambda: allowed)
     monkeypatch.setattr(engine, "load", lambda spec, **options: asked.update(options))
     app.backend(app.arguments(given)).load("pocket")

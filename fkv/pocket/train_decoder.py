@@ -94,8 +94,8 @@ def decoded(codec: PocketCodec, latents: Tensor) -> Tensor:
 
 
 def changes(off: Tensor, weight: Tensor) -> Tensor:
-    """How wrong, on average, the change is from a pixel to the next to the right, below and in time (gradient difference, arXiv 1511.05440
-    section 3.2), of errors [b, F, 12, h, w] and weights [b, F, 1, h, w]. Of two pixels the one counts that weighs less."""
+    """How wrong, on average, the change is from a pixel to the next in time, below and to the right, summed (gradient difference, arXiv
+    1511.05440 section 3.2), of errors [b, F, 12, h, w] and weights [b, F, 1, h, w]. Of two pixels the one counts that weighs less."""
     film, heavy = off.unflatten(2, (GROUP, 3)).flatten(1, 2), weight.repeat_interleave(GROUP, dim=1)
     total = off.new_zeros(())
     for axis in (1, 3, 4):
