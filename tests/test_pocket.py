@@ -31,8 +31,9 @@ def test_static_heads_are_those_of_the_profile_beside_the_weights_to_go_on_from(
     assert known_roles(POCKET, None) == known_roles(POCKET, tmp_path / "model.safetensors") == trained != profile.roles()
 
 
-def test_a_run_that_goes_on_takes_the_last_lengths_only() -> None:
+def test_a_run_that_goes_on_takes_the_last_lengths_only_and_half_the_rates() -> None:
     recipe = ModelRecipe(steps=30).continued()
+    assert (recipe.matrix_rate, recipe.rate) == (2.5e-3, 1.5e-3)
     assert {entry[0] for entry in recipe.lengths} == {1.0}
     assert set(recipe.plan()[0]) == {1, 3, 7, 10}
     assert (recipe.own_from, recipe.keep) == (0, 1 / 3)
