@@ -18,7 +18,7 @@ from fkv.text import encode_many
 
 GROUP = 4
 TRIES = 4
-PLAYABLE = 24  # chunks
+PLAYABLE, FAR = 24, 350  # chunks
 
 
 @dataclass
@@ -68,11 +68,17 @@ def later_start(scene: Scene, count: int, step: int, rng: np.random.Generator) -
     return first
 
 
-def forgotten(scene: Scene, first: int, group: int, chunks: int, rng: np.random.Generator) -> list[Piece]:
-    """A clip of `chunks` times `group` pixel frames whose first chunks lack one object, which then starts where the text says it does."""
-    slot, without = int(rng.integers(len(scene.objects))), int(rng.integers(1, chunks)) * group
-    gone, back = (tuple(at if other == slot else 0.0 for other in range(len(scene.objects))) for at in (math.inf, float(first + without)))
-    return [Piece(scene, first, without, gone), Piece(scene, first + without, group * chunks - without, back)]
+def forgotten(scene: Scene, first: int, group: int, chunks: int, gap: int, rng: np.random.Generator) -> list[Piece]:
+    """A clip of `chunks` times `group` pixel frames that lacks one object for some chunks, which then starts where the text says it does.
+    Half of the clips lack it from the first chunk on, the others, and all with a gap of time after the first chunk, once they have shown
+    it: the sink of a rolling cache then still has what is gone from all that is newer."""
+    slot = int(rng.integers(len(scene.objects)))
+    shown = 1 if gap else int(rng.integers(1, chunks - 1)) if rng.random() < 1 / 2 and chunks > 2 else 0
+    without = int(rng.integers(1, chunks - shown))
+    lost, back = first + (shown + gap) * group, first + (shown + gap + without) * group
+    gone, anew = (tuple(at if other == slot else 0.0 for other in range(len(scene.objects))) for at in (math.inf, float(back)))
+    before = [Piece(scene, first, shown * group)] if shown else []
+    return [*before, Piece(scene, lost, back - lost, gone), Piece(scene, back, (chunks - shown - without) * group, anew)]
 
 
 def film(pieces: list[Piece]) -> tuple[np.ndarray, np.ndarray]:
@@ -87,11 +93,12 @@ def draw(seed: int, step: int, batch: int, latents: int, chunk: int = 3, *, gaps
     """One batch, of scenes that `lean` to what is hard (`taught`), or as prompts have them. Half of the clips start at scene time 0, the
     others later (`later_start`), half of these with a text that tells where things were at time 0, which a rolling cache has forgotten by
     then. With `gaps`, in 40 % of the batches of three chunks or more time jumps forward after the first chunk, which then plays the part
-    of a distant sink: by less than 200 chunks, most often by so few that a model can play them itself. One long clip in seven that has no
+    of a distant sink: by less than `FAR` chunks, most often by so few that a model can play them itself. One long clip in seven that has no
     gap cuts to its scene from another one, as after a change of prompt; with `lean`, half of the others whose text tells where
-    things start lack an object at first (`forgotten`), so that a model learns to draw what it has lost."""
+    things start, and a third of those with a gap, lack an object for some time (`forgotten`), so that a model learns to draw what it has
+    lost."""
     rng = np.random.default_rng((seed, step))
-    gap = int(rng.integers(1, rng.choice([PLAYABLE + 1, 200], p=[0.6, 0.4]))) if gaps and latents > 2 * chunk and rng.random() < 0.4 else 0
+    gap = int(rng.integers(1, rng.choice([PLAYABLE + 1, FAR], p=[0.6, 0.4]))) if gaps and latents > 2 * chunk and rng.random() < 0.4 else 0
     scenes, reels, told = [], [], np.ones((batch, latents), np.float32)
     for clip in range(batch):
         scene, group, rest = taught(rng, lean=lean), GROUP * chunk, GROUP * (latents - chunk)
@@ -103,9 +110,11 @@ def draw(seed: int, step: int, batch: int, latents: int, chunk: int = 3, *, gaps
             other = int(rng.integers(1, latents // chunk)) * group
             reel = [Piece(taught(rng, lean=lean), int(rng.integers(60)) * group, other), Piece(scene, 0, group + rest - other)]
             told[clip, : other // GROUP] = 0
-        elif lean and rest and known and not gap and rng.random() < 1 / 2:
-            reel = forgotten(scene, start, group, latents // chunk, rng)
-            told[clip, : reel[0].count // GROUP] = 0
+        elif lean and rest and known and rng.random() < (1 / 3 if gap else 1 / 2):
+            reel = forgotten(scene, start, group, latents // chunk, gap, rng)
+            told[clip, :chunk] = start == 0
+            lost = (latents * GROUP - reel[-1].count - reel[-2].count) // GROUP
+            told[clip, lost : latents - reel[-1].count // GROUP] = 0
         else:
             reel = [Piece(scene, start, group), Piece(scene, start + group * (1 + gap), rest)][: 2 if rest else 1]
             told[clip, :chunk] = start == 0

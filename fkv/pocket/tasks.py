@@ -210,7 +210,7 @@ class Lesson:
 
     def own(self, batch: Batch, target: Tensor, sigma: Tensor, generator: torch.Generator) -> tuple[Own, Tensor]:
         """What a clip is played with, and its noise levels, which are the sampler's where a chunk is taken from one of its states. A gap in
-        time that is not too long is played too: what comes after it is then told."""
+        time that is not too long is played too: what comes after it is then told, where nothing is left out of it."""
         schedule, chunk = self.spec.schedule, self.spec.chunk
         levels = torch.tensor([schedule.sigma(t) for t in schedule.timesteps()])
         passed, (clips, frames, *latent) = batch.gap if batch.gap <= PLAYABLE else 0, target.shape
@@ -221,8 +221,9 @@ class Lesson:
         sigma = torch.where(state > 0, levels[state], sigma)
         told, reels = batch.told.to(target, copy=True), batch.reels
         if passed:
-            told[:, chunk : 2 * chunk] = 1
-            reels = [[first, Piece(first.scene, first.first + first.count, passed * first.count), *rest] for first, *rest in batch.reels]
+            for known, (_, later, *_) in zip(told, reels):
+                known[chunk : 2 * chunk] = bool(np.isfinite(later.starts).all())
+            reels = [[first, Piece(first.scene, first.first + first.count, passed * first.count), *rest] for first, *rest in reels]
         state = state.repeat_interleave(chunk, dim=1).to(target.device)
         return Own(noises, swap * told, state, told, reels, self.codec, batch.placed, passed), sigma
 

@@ -80,14 +80,14 @@ def some_segments(chunks: int, geometry: Geometry, rng: np.random.Generator) -> 
 
 
 def sample_sight(chunks: int, spec: ModelSpec, rng: np.random.Generator, roles: Roles) -> Sight:
-    """In 25 % of batches what a Forcing-KV cache with these roles shows, with all heads of layer 0 static. In the others local heads see
-    two frames in four cases of five, and wide heads the model's window (60 % of batches) or a sink and a shorter window (15 %)."""
+    """In 40 % of batches what a Forcing-KV cache with these roles shows, with all heads of layer 0 static. In the others local heads see
+    two frames in four cases of five, and wide heads the model's window (40 % of batches) or a sink and a shorter window (20 %)."""
     geometry, draw = spec.geometry, rng.random()
     near = some_frames(chunks, geometry, 1, 1)
-    if draw >= 0.75:
+    if draw >= 0.6:
         static = (tuple(range(geometry.heads)), *roles[1:])
         return Sight(near, some_segments(chunks, geometry, rng), ForcingKV(roles=roles), static)
-    if draw < 0.6:
+    if draw < 0.4:
         wide, policy = rolling(chunks, spec), Full(spec.window)
     else:
         sink, recent = int(rng.choice([0, 1, 3])), int(rng.choice([3, 6, 9]))
