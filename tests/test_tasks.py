@@ -98,6 +98,8 @@ def test_some_clips_lack_an_object_for_some_time_and_it_then_starts_as_the_text_
             assert anew.begun[slot] == anew.first == lacking.first + lacking.count
             assert lacking.first == reel[0].first + lost + (12 * batch.gap if shown else 0)
             assert np.array_equal(text, encode_many([parsed_of(scene)], [layout_of(scene)])[0].astype(text.dtype))
+            in_view = scene.visible(np.array([lacking.first]))[0] > 0.5
+            assert in_view[slot] or not in_view.any(), "what has only left the view is not lost"
             assert not told[lost // 4 : back // 4].any()
             assert told[back // 4 :].all()
             assert all(told[: lost // 4]) == (not shown or reel[0].first == 0)
