@@ -167,6 +167,7 @@ def test_what_comes_after_a_gap_is_the_models_own_where_the_gap_was_played_and_n
     for batch, own in ((gapped(PLAYABLE), True), (replace(draw(5, 0, 6, 9, gaps=False), gap=PLAYABLE + 1), False)):
         batch.told[:, 3:6] = 0
         lacking = torch.tensor([bool(np.isinf(reel[1].starts).any()) for reel in batch.reels])
+        assert lacking.any() or not own
         _, task, after, _ = played(told=False, batch=batch)
         changed = (after.clip.clean != task.clip.clean).flatten(2).any(dim=2)
         assert changed[~lacking, 3:6].all() == own

@@ -71,8 +71,8 @@ def later_start(scene: Scene, count: int, step: int, rng: np.random.Generator) -
 def forgotten(scene: Scene, first: int, group: int, chunks: int, gap: int, rng: np.random.Generator) -> list[Piece]:
     """A clip of `chunks` times `group` pixel frames that lacks one object for some chunks, which then starts where the text says it does.
     Half of the clips lack it from the first chunk on, the others, and all with a gap of time after the first chunk, once they have shown
-    it: the sink of a rolling cache then still has what is gone from all that is newer. What is lost would be in view when it
-    goes, where anything is: what has only left the view is to come back by its own way."""
+    it: the sink of a rolling cache then still has what is gone from all that is newer. What is lost would be in view when it goes, where
+    anything is: what has only left the view is to come back by its own way."""
     shown = 1 if gap else int(rng.integers(1, chunks - 1)) if rng.random() < 1 / 2 and chunks > 2 else 0
     without = int(rng.integers(1, chunks - shown))
     lost, back = first + (shown + gap) * group, first + (shown + gap + without) * group
