@@ -96,9 +96,8 @@ def draw(seed: int, step: int, batch: int, latents: int, chunk: int = 3, *, gaps
     others later (`later_start`), half of these with a text that tells where things were at time 0, which a rolling cache has forgotten by
     then. With `gaps`, in 40 % of the batches of three chunks or more time jumps forward after the first chunk, which then plays the part
     of a distant sink: by less than `FAR` chunks, most often by so few that a model can play them itself. One long clip in seven that has no
-    gap cuts to its scene from another one, as after a change of prompt; with `lean`, half of the others whose text tells where
-    things start, and a third of those with a gap, lack an object for some time (`forgotten`), so that a model learns to draw what it has
-    lost."""
+    gap cuts to its scene from another one, as after a change of prompt; with `lean`, half of the others whose text tells where things
+    start, and a third of those with a gap, lack an object for some time (`forgotten`), so that a model learns to draw what it has lost."""
     rng = np.random.default_rng((seed, step))
     gap = int(rng.integers(1, rng.choice([PLAYABLE + 1, FAR], p=[0.6, 0.4]))) if gaps and latents > 2 * chunk and rng.random() < 0.4 else 0
     scenes, reels, told = [], [], np.ones((batch, latents), np.float32)
@@ -114,9 +113,8 @@ def draw(seed: int, step: int, batch: int, latents: int, chunk: int = 3, *, gaps
             told[clip, : other // GROUP] = 0
         elif lean and rest and known and rng.random() < (1 / 3 if gap else 1 / 2):
             reel = forgotten(scene, start, group, latents // chunk, gap, rng)
-            told[clip, :chunk] = start == 0
-            lost = (latents * GROUP - reel[-1].count - reel[-2].count) // GROUP
-            told[clip, lost : latents - reel[-1].count // GROUP] = 0
+            told[clip] = np.repeat([np.isfinite(piece.starts).all() for piece in reel], [piece.count // GROUP for piece in reel])
+            told[clip, :chunk] *= start == 0
         else:
             reel = [Piece(scene, start, group), Piece(scene, start + group * (1 + gap), rest)][: 2 if rest else 1]
             told[clip, :chunk] = start == 0
