@@ -72,12 +72,12 @@ def test_a_clip_from_the_middle_of_a_scene_may_or_may_not_be_told_where_the_scen
     assert told == {(True, True), (False, True), (False, False)}
 
 
-def test_scenes_to_train_on_lean_to_walls_panning_cameras_and_white_things_and_leave_nothing_out() -> None:
+def test_scenes_to_train_on_lean_to_walls_panning_cameras_and_falling_things_and_leave_nothing_out() -> None:
     rng = np.random.default_rng(0)
     scenes = [taught(rng) for _ in range(400)]
     assert 0.35 < np.mean([scene.wall for scene in scenes]) < 0.55
     assert 0.55 < np.mean([scene.camera != "still" for scene in scenes]) < 0.75
-    assert 0.35 < np.mean([any(thing.colour == "white" for thing in scene.objects) for scene in scenes]) < 0.55
+    assert 0.4 < np.mean([any(thing.motion == "fall" for thing in scene.objects) for scene in scenes]) < 0.6
     assert {scene.theme for scene in scenes} == set(THEMES)
     assert {thing.motion for scene in scenes for thing in scene.objects} == set(MOTIONS)
 

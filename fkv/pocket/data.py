@@ -40,9 +40,9 @@ class Batch:
 
 def taught(rng: np.random.Generator, *, lean: bool = True) -> Scene:
     """A random scene, laid out as for a prompt. To `lean` to what is hard half have a panning camera for certain, one in four a wall and
-    one in four something white, since that is what a model loses or where it loses things."""
+    one in four something falling, since that is where a model loses things or their way."""
     kind, scene = int(rng.integers(4)), sample_scene(rng)
-    while lean and not (bool(scene.wall), any(thing.colour == "white" for thing in scene.objects), *2 * (scene.camera != "still",))[kind]:
+    while lean and not (bool(scene.wall), any(thing.motion == "fall" for thing in scene.objects), *2 * (scene.camera != "still",))[kind]:
         scene = sample_scene(rng)
     return laid_out(parsed_of(scene), int(rng.integers(2**31)))
 
@@ -96,8 +96,8 @@ def draw(seed: int, step: int, batch: int, latents: int, chunk: int = 3, *, gaps
     others later (`later_start`), half of these with a text that tells where things were at time 0, which a rolling cache has forgotten by
     then. With `gaps`, in 40 % of the batches of three chunks or more time jumps forward after the first chunk, which then plays the part
     of a distant sink: by less than `FAR` chunks, most often by so few that a model can play them itself. One long clip in seven that has no
-    gap cuts to its scene from another one, as after a change of prompt; with `lean`, half of the others whose text tells where things
-    start, and a third of those with a gap, lack an object for some time (`forgotten`), so that a model learns to draw what it has lost."""
+    gap cuts to its scene from another one, as after a change of prompt; with `lean`, a third of the others whose text tells where things
+    start, and a quarter of those with a gap, lack an object for some time (`forgotten`): a model learns to draw what it has lost."""
     rng = np.random.default_rng((seed, step))
     gap = int(rng.integers(1, rng.choice([PLAYABLE + 1, FAR], p=[0.6, 0.4]))) if gaps and latents > 2 * chunk and rng.random() < 0.4 else 0
     scenes, reels, told = [], [], np.ones((batch, latents), np.float32)
@@ -111,7 +111,7 @@ def draw(seed: int, step: int, batch: int, latents: int, chunk: int = 3, *, gaps
             other = int(rng.integers(1, latents // chunk)) * group
             reel = [Piece(taught(rng, lean=lean), int(rng.integers(60)) * group, other), Piece(scene, 0, group + rest - other)]
             told[clip, : other // GROUP] = 0
-        elif lean and rest and known and rng.random() < (1 / 3 if gap else 1 / 2):
+        elif lean and rest and known and rng.random() < (1 / 4 if gap else 1 / 3):
             reel = forgotten(scene, start, group, latents // chunk, gap, rng)
             told[clip] = np.repeat([np.isfinite(piece.starts).all() for piece in reel], [piece.count // GROUP for piece in reel])
             told[clip, :chunk] *= start == 0
