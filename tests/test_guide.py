@@ -5,11 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from fkv.metrics.detect import track
 from fkv.metrics.shapes import PALETTE
 from fkv.pocket.faded import faded
 from fkv.pocket.guide import KEEP, Guide, Piece
 from fkv.pocket.paint import Renderer, object_mask
 from fkv.pocket.world import Object, Scene
+from fkv.text import MOTIONS, SHAPES
+from fkv.text.motion import SPEED
 
 MOVES = ("bounce", "drift", "orbit", "fall")
 
@@ -150,6 +153,22 @@ def test_another_scene_and_what_nothing_tells_of_start_anew() -> None:
         assert guide.off[1][0, 0] == kept
         guide.off[1][0] = 5.0
     assert [start for _, start in guide.chunks] == [120, 132, 0, 12]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("phase", [0, 7])
+def test_what_falls_and_was_lost_comes_in_from_above_and_anything_else_starts_as_the_text_says(shape: str, phase: int) -> None:
+    for motion in MOTIONS:
+        scene = Scene("green hills", (Object("red", shape, motion, phase=phase, lane=1),))
+        lost, start = scene.objects[0].anew(240), scene.objects[0].path(np.zeros(1))
+        seen = scene.paths(np.arange(236, 264.0), np.array([lost]))
+        area = track(Renderer(scene).frames(236, 28, seen), ["red"])["red"].area
+        if motion == "fall":
+            assert area[:4].max() < 0.05 < area[20] < area[27]
+            assert np.diff(seen[1][:, 0]) == pytest.approx(np.full(27, SPEED["fall"]))
+        else:
+            assert lost == 240
+            assert (seen[0][4, 0], seen[1][4, 0]) == pytest.approx((start[0][0], start[1][0]))
 
 
 def without(scene: Scene, first: int) -> np.ndarray:

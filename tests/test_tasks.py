@@ -95,7 +95,8 @@ def test_some_clips_lack_an_object_for_some_time_and_it_then_starts_as_the_text_
             scene, slot = lacking.scene, int(np.isinf(lacking.begun).argmax())
             lost, back = sum(piece.count for piece in shown), 4 * 9 - anew.count
             assert all(piece.scene is scene and not piece.begun for piece in shown)
-            assert anew.begun[slot] == anew.first == lacking.first + lacking.count
+            assert anew.first == lacking.first + lacking.count
+            assert anew.begun[slot] == scene.objects[slot].anew(anew.first)
             assert lacking.first == reel[0].first + lost + (12 * batch.gap if shown else 0)
             assert np.array_equal(text, encode_many([parsed_of(scene)], [layout_of(scene)])[0].astype(text.dtype))
             in_view = scene.visible(np.array([lacking.first]))[0] > 0.5
@@ -108,7 +109,10 @@ def test_some_clips_lack_an_object_for_some_time_and_it_then_starts_as_the_text_
             assert area[lost:back].max() < 0.2
             if shown and reel[0].first == 0 and plain(parsed_of(scene), layout_of(scene)).all() and scene.camera == "still":
                 assert area[:4].min() > 0.4
-            if plain(parsed_of(scene), layout_of(scene)).all() and scene.camera == "still":
+            if scene.objects[slot].motion == "fall":
+                assert area[back] < 0.1
+                assert -15 < anew.paths()[1][0, slot] < -9, "what falls comes in from above"
+            elif plain(parsed_of(scene), layout_of(scene)).all() and scene.camera == "still":
                 assert area[back : back + 4].min() > 0.4
                 start = scene.objects[slot].path(np.arange(4.0), slot, len(scene.objects))
                 where = track(frames[back : back + 4], [colour])[colour]

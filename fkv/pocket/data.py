@@ -69,16 +69,17 @@ def later_start(scene: Scene, count: int, step: int, rng: np.random.Generator) -
 
 
 def forgotten(scene: Scene, first: int, group: int, chunks: int, gap: int, rng: np.random.Generator) -> list[Piece]:
-    """A clip of `chunks` times `group` pixel frames that lacks one object for some chunks, which then starts where the text says it does.
-    Half of the clips lack it from the first chunk on, the others, and all with a gap of time after the first chunk, once they have shown
-    it: the sink of a rolling cache then still has what is gone from all that is newer. What is lost would be in view when it goes, where
-    anything is: what has only left the view is to come back by its own way."""
+    """A clip of `chunks` times `group` pixel frames that lacks one object for some chunks, which then starts `anew`. Half of the clips lack
+    it from the first chunk on, the others, and all with a gap of time after the first chunk, once they have shown it: the sink of a rolling
+    cache then still has what is gone from all that is newer. What is lost would be in view when it goes, where anything is: what has only
+    left the view is to come back by its own way."""
     shown = 1 if gap else int(rng.integers(1, chunks - 1)) if rng.random() < 1 / 2 and chunks > 2 else 0
     without = int(rng.integers(1, chunks - shown))
     lost, back = first + (shown + gap) * group, first + (shown + gap + without) * group
     in_view = np.flatnonzero(scene.visible(np.array([lost]))[0] > 0.5)
     slot = int(rng.choice(in_view if len(in_view) else len(scene.objects)))
-    gone, anew = (tuple(at if other == slot else 0.0 for other in range(len(scene.objects))) for at in (math.inf, float(back)))
+    starts = (math.inf, scene.objects[slot].anew(back))
+    gone, anew = (tuple(at if other == slot else 0.0 for other in range(len(scene.objects))) for at in starts)
     before = [Piece(scene, first, shown * group)] if shown else []
     return [*before, Piece(scene, lost, back - lost, gone), Piece(scene, back, (chunks - shown - without) * group, anew)]
 

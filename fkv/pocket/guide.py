@@ -103,7 +103,7 @@ class Guide:
 
     def enter(self, index: int, *, told: bool) -> None:
         """Go on to a chunk: what things were off is left behind where the scene changes, or nothing tells where they are; what is lost
-        starts anew."""
+        starts `anew`."""
         piece, self.first = self.chunks[index]
         scene = piece.scene
         self.script = np.where(np.isinf(piece.starts), 0.0, piece.starts)
@@ -114,7 +114,7 @@ class Guide:
         self.begun = np.maximum(self.script, self.begun)
         if self.placed:
             lost = self.off.missing >= LOST
-            self.begun = np.where(lost, self.first, self.begun)
+            self.begun = np.where(lost, [thing.anew(self.first) for thing in scene.objects], self.begun)
             self.off = self.off._replace(delay=np.where(lost, 0.0, self.off.delay), shift=np.where(lost, 0.0, self.off.shift))
 
     @property

@@ -13,7 +13,7 @@ import numpy as np
 from fkv.metrics.shapes import cover, distance
 from fkv.text import CAMERAS, COLOURS, MOTIONS, SHAPES, THEMES, Layout, Parsed, Thing, describe, seeded_layout
 from fkv.text.meaning import CLOUDS, HILLS, LANDMARKS, LANES, PHASES, SUNS, WALLS
-from fkv.text.motion import WALL_CENTRES, WALL_FOOT, WALL_TOP, WALL_WIDTH, behind_wall, pan, place
+from fkv.text.motion import BOTTOM, FALL_FROM, FALL_SPAN, SPEED, WALL_CENTRES, WALL_FOOT, WALL_TOP, WALL_WIDTH, behind_wall, pan, place
 
 Array = np.ndarray
 HEIGHT, WIDTH, FPS = 80, 128, 24
@@ -32,6 +32,13 @@ class Object:
     def path(self, frames: Array, slot: int = 0, count: int = 1) -> tuple[Array, Array]:
         """Centre (x, y) [n] in world pixels at pixel frames [n], as object `slot` of `count`; slots lie from left to right."""
         return place(self.shape, self.motion, self.phase / PHASES, self.lane - 1, slot, count, frames)
+
+    def anew(self, frame: float) -> float:
+        """The pixel frame at which the way begins of one that was lost and is to come back at `frame`: then, from the place where the text
+        has it start; but what falls has its foot at the upper edge then, as each time it comes back of itself."""
+        if self.motion != "fall":
+            return frame
+        return frame + (self.phase / PHASES * FALL_SPAN + FALL_FROM + BOTTOM[self.shape]) / SPEED["fall"]
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ Array = np.ndarray
 SPEED = {"bounce": 0.25, "drift": 0.5, "fall": 0.6}
 HOP, HOP_PERIOD = 28.0, 108.0
 ORBIT_PERIOD, ORBIT_HEIGHT = 240.0, 18.0
-FALL_SPAN = 120.0
+FALL_SPAN, FALL_FROM = 120.0, -20.0
 REACH = {1: 46.0, 2: 20.0, 3: 8.0}
 ORBIT_WIDTH = {1: 34.0, 2: 20.0, 3: 12.0}
 FLOOR = 69.0
@@ -44,7 +44,7 @@ def place(shape: str, motion: str, turn: float, lane: int, slot: int, count: int
     if motion == "orbit":
         return centre + lane * SPREAD[count] * 0.5 + way_x, 36 + way_y
     if motion == "fall":
-        return centre + lane * SPREAD[count] + way_x, way_y - 20
+        return centre + lane * SPREAD[count] + way_x, FALL_FROM + way_y
     ground = 30.0 + 10 * lane if motion == "drift" else FLOOR - BOTTOM[shape]
     return centre + way_x, ground + way_y
 
