@@ -61,12 +61,12 @@ def run_generate(arguments: argparse.Namespace) -> int:
 def run_bench(arguments: argparse.Namespace) -> int:
     from tqdm import tqdm
 
-    from fkv import bench, machine
+    from fkv import bench, machine, policies
     from fkv.events import Settings
     from fkv.generate import write_json
 
     settings = Settings(prompt=arguments.prompt, seed=arguments.seed, chunks=arguments.chunks, threshold=arguments.threshold)
-    kinds = bench.split_policies(arguments.policies)
+    kinds = policies.split(arguments.policies)
     engine = planned(load(arguments), kinds, settings.chunks)
     with machine.interruptible() as stop, tqdm(total=arguments.chunks, unit="chunk") as bar:
         found = bench.run(engine, kinds, settings, lambda chunk: bar.update(), lambda: stop.asked, in_line=arguments.in_line)

@@ -7,7 +7,6 @@ Chunks count once no lane is warming up; ratios are paired within a chunk.
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
 import tempfile
@@ -47,13 +46,6 @@ ABOUT = (
     "matrix product measured on the device just then; least_ms is what operations and bytes would take at the device's best rates. Peak "
     "memory is that of a process that runs one policy alone."
 )
-
-
-def split_policies(text: str) -> list[str]:
-    """Spellings in a list whose commas also separate parameters: a comma ends a policy where the name of one follows."""
-    names = "|".join(sorted(map(re.escape, policies.discover()), key=len, reverse=True))
-    parts = re.split(rf",(?=\s*(?:{names})\s*(?::|,|$))", text)
-    return [part.strip() for part in parts if part.strip()]
 
 
 def chosen(engine: Engine, spellings: Sequence[str], settings: Settings) -> list[Policy]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fkv import bench, figures, meter, roofline
+from fkv import bench, figures, meter, policies, roofline
 from fkv.__main__ import parser
 from fkv.attention import NAMES, Attention, Trial, disagreement, kernel, scaled_dot, tried
 from fkv.policies import parse
@@ -43,7 +43,7 @@ def test_what_is_counted_is_what_the_fast_path_multiplies() -> None:
 
 def test_a_window_may_be_written_by_its_frames_and_its_sink() -> None:
     assert parse("window:12:3") == parse("window:sink=3,recent=9")
-    assert bench.split_policies("full:21,window:12:3,forcing-kv") == ["full:21", "window:12:3", "forcing-kv"]
+    assert policies.split("full:21,window:12:3,forcing-kv") == ["full:21", "window:12:3", "forcing-kv"]
     for wrong, words in (("window:12:3:1", "one colon too many"), ("full:21:3", "one colon too many"), ("window:12:x", "value='x'")):
         with pytest.raises(ValueError, match=words):
             parse(wrong)

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fkv import bench, engine, generate, machine, video
+from fkv import engine, generate, machine, policies, video
 from fkv.__main__ import main
 from fkv.heads import HeadProfile
 from fkv.lane import LaneRun
@@ -206,7 +206,7 @@ def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str], comma
 
 
 def test_a_list_of_policies_is_cut_only_where_a_policy_begins() -> None:
-    assert bench.split_policies("full:21,window:sink=3,recent=9, forcing-kv:1,2,dynamic=1,full") == [
+    assert policies.split("full:21,window:sink=3,recent=9, forcing-kv:1,2,dynamic=1,full") == [
         "full:21",
         "window:sink=3,recent=9",
         "forcing-kv:1,2,dynamic=1",

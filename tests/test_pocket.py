@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,8 +14,10 @@ from untrained import SMALL, small_model
 
 from fkv.codec import PocketCodec, load_pocket, pocket_random
 from fkv.heads import HeadProfile
-from fkv.pocket import run
+from fkv.pocket import evaluate, run
+from fkv.pocket.choosing import Comparison
 from fkv.pocket.evaluate import by_kind, summary
+from fkv.pocket.means import mean_of
 from fkv.pocket.muon import orthogonal
 from fkv.pocket.recipe import ModelRecipe
 from fkv.pocket.stages import Stages
@@ -160,17 +163,92 @@ def test_a_summary_says_none_where_no_clip_could_tell() -> None:
 
 
 def test_objects_are_counted_by_what_was_asked_for() -> None:
-    ball = {"colour": "red", "shape": "ball", "motion": "fall", "right": True, "kept": 1.0}
-    star = {**ball, "shape": "star", "right": False, "kept": 0.5}
+    ball = {"colour": "red", "shape": "ball", "motion": "fall", "right": True, "kept": 1.0, "motion_right": True}
+    star = {**ball, "shape": "star", "right": False, "kept": 0.5, "motion_right": False}
     found = by_kind([{"objects": [ball, star]}, {"objects": [{**star, "colour": "blue"}]}])
-    assert found["colour"] == {"blue": {"n": 1, "right": 0, "kept": 0.5}, "red": {"n": 2, "right": 0.5, "kept": 0.75}}
-    assert found["shape"]["ball"] == {"n": 1, "right": 1, "kept": 1}
-    assert found["motion"] == {"fall": {"n": 3, "right": 0.3333, "kept": 0.6667}}
+    assert found["colour"] == {
+        "blue": {"n": 1, "right": 0, "kept": 0.5, "motion_right": 0},
+        "red": {"n": 2, "right": 0.5, "kept": 0.75, "motion_right": 0.5},
+    }
+    assert found["shape"]["ball"] == {"n": 1, "right": 1, "kept": 1, "motion_right": 1}
+    assert found["motion"] == {"fall": {"n": 3, "right": 0.3333, "kept": 0.6667, "motion_right": 0.3333}}
 
 
 def test_the_command_refuses_bad_numbers_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["model", "--steps", "0"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("model --keep 1.5 --init x", "--keep 1.5"),
+        ("model --keep 0.5", "--init"),
+        ("compare", "folders"),
+        ("mean", "folders"),
+        ("report assets/pocket", "assets/pocket"),
+        ("compare assets/pocket --chunks 1", "2 or more"),
+        ("compare assets/pocket --policies nothing", "policy 'nothing' is unknown"),
+        ("compare nowhere --device cpu", "nowhere"),
+        ("mean nowhere=2", "nowhere"),
+        ("mean assets/pocket=none", "FOLDER=SHARE"),
+    ],
+)
+def test_comparing_and_mixing_refuse_what_they_cannot_use_in_one_line(
+    words: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*words.split(), "--out", str(tmp_path), "--work", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert said in error
+
+
+def test_a_mean_of_weights_counts_them_by_their_shares_and_says_what_it_is_made_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    states = [small_model(seed).state_dict() for seed in (1, 2)]
+    for name, state in zip("ab", states):
+        (tmp_path / name).mkdir()
+        save_file({key: tensor.half() for key, tensor in state.items()}, tmp_path / name / "model.safetensors")
+    (tmp_path / "a" / "codec.safetensors").write_bytes(b"codec")
+    assert main(["mean", "--out", str(tmp_path / "c"), f"{tmp_path / 'a'}=3", str(tmp_path / "b")]) == 0
+    mixed = load_file(tmp_path / "c" / "model.safetensors")
+    for key, tensor in mixed.items():
+        torch.testing.assert_close(tensor.float(), 0.75 * states[0][key] + 0.25 * states[1][key], atol=2e-3, rtol=2e-3)
+    assert [(part["weights"], part["share"]) for part in mean_of(tmp_path / "c")] == [("a", 0.75), ("b", 0.25)]
+    assert mean_of(tmp_path / "a") == []
+    assert (tmp_path / "c" / "codec.safetensors").read_bytes() == b"codec"
+    (tmp_path / "d").mkdir()
+    save_file({"other": torch.zeros(2)}, tmp_path / "d" / "model.safetensors")
+    assert main(["mean", "--out", str(tmp_path / "c"), str(tmp_path / "a"), str(tmp_path / "d")]) == 2
+    assert "another shape" in capsys.readouterr().err
+    assert set(load_file(tmp_path / "c" / "model.safetensors")) == set(mixed)
+
+
+def test_weights_are_compared_with_every_noise_and_what_was_measured_is_read_back(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["compare", str(ASSETS), "--prompts", "2", "--chunks", "10", "--noises", "2", "--policies", "full:21,forcing-kv"]
+    words += ["--work", str(tmp_path), "--device", "cpu", "--json", str(tmp_path / "found.json")]
+    assert main(words) == 0
+    full, other = json.loads((tmp_path / "found.json").read_text())
+    assert (full["policy"], other["policy"]) == ("full:21", "forcing-kv")
+    assert full["clips"] == 4, "two prompts, two noises"
+    assert full["objects"] == sum(some["n"] for some in full["by motion"].values()) == other["objects"]
+    assert 0.5 < full["kept"]["mean"] <= 1
+    table = capsys.readouterr().out
+    assert f"{100 * full['kept']['mean']:.1f}" in table
+    monkeypatch.setattr(evaluate, "generate", lambda *_: pytest.fail("this was measured before"))
+    assert main(words) == 0
+    assert capsys.readouterr().out == table
+
+
+def test_prompts_to_choose_by_are_not_those_of_the_report() -> None:
+    chosen = Comparison(80).texts()
+    assert len(set(chosen)) > 70
+    assert Comparison(50).texts() == chosen[:50]
+    scenes = set(evaluate.held_out(64))
+    assert len(scenes & set(chosen)) < 4
 
 
 def test_the_model_is_not_trained_without_a_codec(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,6 +22,7 @@ from fkv.cache import Policy
 from fkv.engine import Engine, load
 from fkv.heads import HeadProfile, measure
 from fkv.metrics import WorldMetrics, world_metrics
+from fkv.pocket.means import mean_of
 from fkv.pocket.paint import render
 from fkv.pocket.stages import Pictures, Stages
 from fkv.pocket.teacher import local_heads
@@ -33,6 +34,7 @@ from fkv.text import parse as read
 
 HELD_OUT = 90_001
 SHARES = ("objects_right", "kept", "shape_right", "motion_right", "theme_right", "wall_right", "camera_right", "ghost")
+KINDS, OF_OBJECTS = ("colour", "shape", "motion"), ("right", "kept", "motion_right")
 NUMBERS = ("jerk", "chunk_jump", "background_psnr", "sharpness", "saturation", "sharpness_drift", "saturation_drift")
 
 
@@ -62,13 +64,13 @@ def generate(engine: Engine, prompts: Sequence[str], policy: Policy, seeds: Sequ
     return np.concatenate([decoder.decode(stream.step().latents).cpu().numpy() for _ in range(chunks)], axis=1)
 
 
-def clips(engine: Engine, prompts: Sequence[str], trial: Trial, chunks: int) -> Iterator[np.ndarray]:
-    """One clip [n, 80, 128, 3] per prompt, seeded by its number; eight at a time where the policy does not choose by content."""
+def clips(engine: Engine, prompts: Sequence[str], trial: Trial, chunks: int, seed: int = 0) -> Iterator[np.ndarray]:
+    """One clip [n, 80, 128, 3] per prompt, seeded by its number and `seed`; eight at a time where the policy does not choose by content."""
     policy = trial.policy()
     together = 1 if policy.needs_roles else 8
     for first in range(0, len(prompts), together):
         some = prompts[first : first + together]
-        yield from generate(engine, some, policy, range(first, first + len(some)), chunks)
+        yield from generate(engine, some, policy, range(seed + first, seed + first + len(some)), chunks)
 
 
 def held_out(count: int) -> list[str]:
@@ -141,29 +143,31 @@ def truths(count: int, frames: int) -> list[WorldMetrics]:
     return [world_metrics(render(scene, 0, frames), parsed_of(scene)) for scene in scenes]
 
 
-def one_trial(engine: Engine, trial: Trial, texts: Sequence[str], chunks: int) -> tuple[dict[str, Any], Pictures]:
+def one_trial(engine: Engine, trial: Trial, texts: Sequence[str], chunks: int, seed: int = 0) -> tuple[dict[str, Any], Pictures]:
     """World metrics of every prompt under one trial, and some frames of the first six."""
     rows, keep = [], {}
-    for seed, frames in enumerate(tqdm(clips(engine, texts, trial, chunks), desc=trial.name, total=len(texts), mininterval=5)):
-        found = world_metrics(frames, read(texts[seed]))
+    for number, frames in enumerate(tqdm(clips(engine, texts, trial, chunks, seed), desc=trial.name, total=len(texts), mininterval=5)):
+        asked = read(texts[number])
+        found = world_metrics(frames, asked)
         objects = [
-            {"colour": asked.colour, "shape": asked.shape, "motion": asked.motion, "right": seen.right, "kept": seen.kept}
-            for asked, seen in zip(read(texts[seed]).objects, found.objects)
+            {**{kind: getattr(thing, kind) for kind in KINDS}, **{name: getattr(seen, name) for name in OF_OBJECTS}}
+            for thing, seen in zip(asked.objects, found.objects)
         ]
         rows.append(shares(found) | {"objects": objects})
-        if seed < 6:
-            keep[f"{trial.name}/{seed}"] = frames[:: max(1, len(frames) // 10)]
+        if number < 6:
+            keep[f"{trial.name}/{number}"] = frames[:: max(1, len(frames) // 10)]
     return {"rows": rows}, keep
 
 
 def by_kind(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Of the objects asked for with one colour, shape or motion: how many, the share with colour and shape right, the mean share kept."""
+    """Of the objects asked for with one colour, shape or motion: how many, the shares with colour and shape right and with motion right,
+    the mean share kept."""
     objects = [thing for row in rows for thing in row["objects"]]
     out: dict[str, Any] = {}
-    for kind in ("colour", "shape", "motion"):
+    for kind in KINDS:
         groups = {value: [one for one in objects if one[kind] == value] for value in sorted({one[kind] for one in objects})}
         out[kind] = {
-            value: {"n": len(some), **{name: round(float(np.mean([one[name] for one in some])), 4) for name in ("right", "kept")}}
+            value: {"n": len(some), **{name: round(float(np.mean([one[name] for one in some])), 4) for name in OF_OBJECTS}}
             for value, some in groups.items()
         }
     return out
@@ -255,7 +259,7 @@ def write_report(
 ) -> None:
     """Profile the heads, measure everything, and write `heads.json`, `report.json` and `report.png` into `out`. A stopped report goes on
     where it was, as long as the weights and what prompts mean are the same."""
-    engine = load(POCKET, device)
+    engine = load(replace(POCKET, file=str(out.resolve())), device)
     asked = b"".join(engine.text.encode(prompt, seed).embedding.numpy().tobytes() for seed, prompt in enumerate(held_out(prompts)))
     stages = Stages(work, out / "model.safetensors", out / "codec.safetensors", asked=asked)
     measured, _ = stages.measured("heads", lambda: ({"profile": measured_heads(engine, profiled)}, {}))
@@ -270,7 +274,7 @@ def write_report(
         "model": {**asdict(engine.spec.net), "parameters": engine.parameters, "schedule": asdict(engine.spec.schedule)},
         "commit": machine.commit(),
         "machine": machine.environment(engine),
-        "training": training,
+        "training": {**training, "mean": mean_of(out)},
         "codec": {**codec_summary(engine, out), "decoder": drawing},
         "heads": heads_summary(profile),
         "clip_frames": 12 * chunks,

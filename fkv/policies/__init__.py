@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import re
 from typing import Any
 
 from fkv.cache import Policy
@@ -45,6 +46,13 @@ def parse(text: str) -> Policy:
             raise ValueError(f"{name}: parameter {key} is given twice; give it once")
         values[key] = _number(name, key, value.strip(), type(parameters[key]))
     return known[name](**values)
+
+
+def split(text: str) -> list[str]:
+    """Spellings in a list whose commas also separate parameters: a comma ends a policy where the name of one follows."""
+    names = "|".join(sorted(map(re.escape, discover()), key=len, reverse=True))
+    parts = re.split(rf",(?=\s*(?:{names})\s*(?::|,|$))", text)
+    return [part.strip() for part in parts if part.strip()]
 
 
 def _number(name: str, key: str, value: str, kind: type) -> Any:
