@@ -189,6 +189,8 @@ def test_the_command_refuses_bad_numbers_in_one_line(capsys: pytest.CaptureFixtu
         ("report assets/pocket", "assets/pocket"),
         ("compare assets/pocket --chunks 1", "2 or more"),
         ("compare assets/pocket --policies nothing", "policy 'nothing' is unknown"),
+        ("compare assets/pocket --policies=", "0 policies"),
+        ("compare assets/pocket --json nowhere/found.json", "no folder nowhere"),
         ("compare nowhere --device cpu", "nowhere"),
         ("mean nowhere=2", "nowhere"),
         ("mean assets/pocket=none", "FOLDER=SHARE"),

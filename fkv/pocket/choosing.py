@@ -25,7 +25,8 @@ COLUMNS = {"right": "objects_right", "kept": "kept", "motion": "motion_right", "
 
 @dataclass(frozen=True)
 class Comparison:
-    """What weights are compared on: how many prompts, each with how many noises, and the chunks of a clip."""
+    """What weights are compared on: how many prompts, each with how many noises (and the layouts that come with them), and the chunks of a
+    clip."""
 
     prompts: int = 80
     noises: int = 1
@@ -46,6 +47,8 @@ def opened(folder: Path, device: str) -> Engine:
 def compared(folders: Sequence[Path], policies: Sequence[str], what: Comparison, work: Path, device: str) -> list[dict[str, Any]]:
     """World metrics of every folder's weights under every policy. What an earlier call has measured with the same weights and left in
     `work` is read from there. Raises ValueError or OSError in a sentence where a folder or a policy is not usable."""
+    if not policies:
+        raise ValueError("0 policies cannot be compared; name one or more, for instance full:21,forcing-kv")
     kinds = [(spelling, parse(spelling).needs_roles) for spelling in policies]
     found = []
     for folder in folders:

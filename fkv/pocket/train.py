@@ -44,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--prompts", type=int, help="prompts of the report (default: 64) or of compare (default: 80)")
     choosing = parser.add_argument_group("compare")
     choosing.add_argument("--policies", default="full:21,forcing-kv", help="separated by commas (default: full:21,forcing-kv)")
-    choosing.add_argument("--noises", type=int, default=1, help="noises of every prompt (default: 1)")
+    choosing.add_argument("--noises", type=int, default=1, help="noises of every prompt, each with a layout of its own (default: 1)")
     choosing.add_argument("--chunks", type=int, default=20, help="chunks of a clip (default: 20)")
     choosing.add_argument("--json", type=Path, help="write the comparison here too")
     return parser
@@ -87,6 +87,8 @@ def _refusal(arguments: argparse.Namespace) -> str:
         return f"--keep {arguments.keep:g} is no share; use 0 (the run alone) to 1 (the weights it began from)"
     if arguments.keep is not None and not arguments.init:
         return f"--keep {arguments.keep:g} is a share of the weights a run began from; name them with --init"
+    if arguments.json and not arguments.json.parent.is_dir():
+        return f"--json {arguments.json}: there is no folder {arguments.json.parent}; make it or name another"
     chooses = arguments.what in ("compare", "mean")
     if chooses and not arguments.weights:
         return f"train {arguments.what} needs folders with weights; name one or more, for example assets/pocket"
