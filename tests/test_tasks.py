@@ -83,7 +83,7 @@ def test_scenes_to_train_on_lean_to_walls_panning_cameras_and_falling_things_and
 
 
 @pytest.mark.parametrize(("gaps", "steps"), [(False, 12), (True, 20)])
-def test_some_clips_lack_an_object_for_some_time_and_it_then_starts_as_the_text_says(gaps: bool, steps: int) -> None:
+def test_some_clips_lack_an_object_for_some_time_and_it_then_starts_anew(gaps: bool, steps: int) -> None:
     found = {"at first": 0, "after it was shown": 0, "after a gap": 0}
     for step in range(steps):
         batch = draw(5, step, 6, 9, gaps=gaps)

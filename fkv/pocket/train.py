@@ -23,7 +23,7 @@ def parser() -> argparse.ArgumentParser:
         choices=("codec", "decoder", "model", "report", "all", "compare", "mean"),
         help="codec: autoencoder; model: the diffusion transformer; decoder: the codec's decoder alone, on what the model draws; "
         "report: head profile and evaluation; all: codec, model, decoder, report; compare: world metrics of several weights on prompts "
-        "that are not the report's; mean: the weighted mean of several weights",
+        "drawn under other seeds than the report's; mean: the weighted mean of several weights",
     )
     about = "for compare and mean: folders with model.safetensors and codec.safetensors; for mean FOLDER=SHARE (default: equal shares)"
     parser.add_argument("weights", nargs="*", metavar="FOLDER", help=about)
