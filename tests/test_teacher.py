@@ -9,7 +9,7 @@ import pytest
 import torch
 from untrained import SMALL, small_model
 
-from fkv.cache import Commit, KVCache
+from fkv.cache import Commit, KVCache, Policy
 from fkv.pocket.teacher import Clip, Sight, Teacher, local_heads, rolling, sample_sight, some_frames, some_segments, stray
 from fkv.policies import parse
 from fkv.policies.forcing_kv import ForcingKV
@@ -17,27 +17,27 @@ from fkv.spec import POCKET
 from fkv.wan import CausalWan
 
 
-def clip_of(chunks: int, sight: Sight) -> Clip:
-    generator = torch.Generator().manual_seed(3)
-    shape = (2, 3 * chunks, *SMALL.latent)
+def clip_of(chunks: int, sight: Sight, seed: int = 3, clips: int = 2) -> Clip:
+    generator = torch.Generator().manual_seed(seed)
+    shape = (clips, 3 * chunks, *SMALL.latent)
     clean, noisy = (torch.randn(shape, generator=generator) for _ in range(2))
-    sigma = torch.rand(2, chunks, generator=generator)
-    text = torch.randn(2, 16, 112, generator=generator)
+    sigma = torch.rand(clips, chunks, generator=generator)
+    text = torch.randn(clips, 16, 112, generator=generator)
     return Clip(clean, noisy, sigma, text, torch.arange(3 * chunks), sight)
 
 
 @torch.inference_mode()
-def in_turn(model: CausalWan, clip: Clip, policy: str) -> torch.Tensor:
+def in_turn(model: CausalWan, clip: Clip, policy: Policy) -> torch.Tensor:
     """The same targets, chunk by chunk through a cache."""
-    text = model.read_text(clip.text)
-    cache = KVCache(parse(policy), SMALL.geometry, 2)
+    text, clips = model.read_text(clip.text), len(clip.clean)
+    cache = KVCache(policy, SMALL.geometry, clips)
     out = []
     for chunk in range(clip.sigma.shape[1]):
         part = slice(3 * chunk, 3 * chunk + 3)
         t = 1000 * clip.sigma[:, chunk : chunk + 1].repeat(1, 3)
         out.append(model(clip.noisy[:, part], t, text, cache, 3 * chunk))
         with cache.committing(Commit(chunk, 3 * chunk, 3, SMALL.geometry)):
-            model(clip.clean[:, part], torch.zeros(2, 3), text, cache, 3 * chunk)
+            model(clip.clean[:, part], torch.zeros(clips, 3), text, cache, 3 * chunk)
     return torch.cat(out, dim=1)
 
 
@@ -47,7 +47,7 @@ def test_a_teacher_forced_pass_equals_generation_with_the_window_of_the_model(po
     clip = clip_of(chunks, Sight(past, past))
     with torch.inference_mode():
         trained = Teacher(model, SMALL, local_heads(2, 4)).predict(clip)[0]
-    torch.testing.assert_close(trained, in_turn(model, clip, policy), atol=2e-5, rtol=1e-4)
+    torch.testing.assert_close(trained, in_turn(model, clip, parse(policy)), atol=2e-5, rtol=1e-4)
 
 
 def test_a_teacher_forced_pass_equals_generation_with_a_sink_and_a_window() -> None:
@@ -55,7 +55,22 @@ def test_a_teacher_forced_pass_equals_generation_with_a_sink_and_a_window() -> N
     clip = clip_of(4, Sight(past, past))
     with torch.inference_mode():
         trained = Teacher(model, SMALL, local_heads(2, 4)).predict(clip)[0]
-    torch.testing.assert_close(trained, in_turn(model, clip, "window:sink=1,recent=6"), atol=2e-5, rtol=1e-4)
+    torch.testing.assert_close(trained, in_turn(model, clip, parse("window:sink=1,recent=6")), atol=2e-5, rtol=1e-4)
+
+
+def test_a_teacher_forced_pass_equals_generation_with_forcing_kv() -> None:
+    model, geometry = small_model(), SMALL.geometry
+    policy = ForcingKV(roles=((), (0, 2))).fitted(geometry)
+    assert isinstance(policy, ForcingKV)
+    near, static = some_frames(6, geometry, 1, 1), ((0, 1, 2, 3), (0, 2))
+    clips = [clip_of(6, Sight(near, some_segments(6, geometry, policy), policy, static), seed, 1) for seed in (3, 4)]
+    both = {name: torch.cat([getattr(clip, name) for clip in clips]) for name in ("clean", "noisy", "sigma", "text")}
+    with torch.inference_mode():
+        teacher = Teacher(model, SMALL, local_heads(2, 4))
+        trained, near_only = (teacher.predict(replace(clips[0], **both, sight=sight))[0] for sight in (clips[0].sight, Sight(near, near)))
+    torch.testing.assert_close(trained, torch.cat([in_turn(model, clip, policy) for clip in clips]), atol=2e-5, rtol=1e-4)
+    assert torch.equal(trained[:, :9], near_only[:, :9])
+    assert not torch.allclose(trained[:, 9:], near_only[:, 9:], atol=1e-3)
 
 
 def test_only_local_heads_are_cut_off_from_old_frames() -> None:
@@ -106,16 +121,12 @@ def test_straying_is_the_attention_that_local_heads_spend_between_the_first_and_
     assert stray(q[:, :, :own], k[:, :, -own:], heads, geometry) == 0
 
 
-def test_segments_are_whole_rows_of_the_three_frames_before_the_last() -> None:
-    geometry = POCKET.geometry
-    for chunk, seen in enumerate(some_segments(5, geometry, np.random.default_rng(0))):
-        if chunk < 1:
-            assert seen.whole == ()
-            continue
-        assert seen.whole == (0, 3 * chunk - 1)
-        assert seen.tokens is not None
-        assert all(0 < frame < 3 * chunk - 1 for frame in seen.part)
-        assert len(seen.tokens) % geometry.columns == 0
+def test_segments_are_seen_of_the_three_frames_before_the_newest_once_heads_have_parted() -> None:
+    policy = ForcingKV().fitted(POCKET.geometry)
+    assert isinstance(policy, ForcingKV)
+    seen = some_segments(5, POCKET.geometry, policy)
+    assert [one.whole for one in seen] == [(), (0, 2), (0, 5), (0, 8), (0, 11)]
+    assert [one.part for one in seen] == [(), (), (), (5, 6, 7), (8, 9, 10)]
 
 
 def test_half_of_the_heads_of_every_layer_but_the_first_are_local() -> None:

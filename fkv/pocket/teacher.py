@@ -10,7 +10,7 @@ model card says so. What they look at beyond is measured as they go (`stray`) an
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -28,11 +28,10 @@ from fkv.wan import Block, CausalWan
 
 @dataclass(frozen=True)
 class Seen:
-    """Clean frames that one chunk may see: whole ones, and of some others only these tokens (numbered over `part` laid end to end)."""
+    """Clean frames that one chunk may see: whole ones, and of some others only the segments that a Forcing-KV cache keeps of them."""
 
     whole: tuple[int, ...] = ()
     part: tuple[int, ...] = ()
-    tokens: np.ndarray | None = None
 
 
 Past = list[Seen]
@@ -66,17 +65,16 @@ def rolling(chunks: int, spec: ModelSpec) -> Past:
     return some_frames(chunks, spec.geometry, 0, spec.window - spec.chunk)
 
 
-def some_segments(chunks: int, geometry: Geometry, rng: np.random.Generator) -> Past:
-    """First and last frame, and a random third of the token rows of the three frames before the last: the shape of Forcing-KV's dynamic
-    cache."""
-    kept = []
-    for i, seen in enumerate(some_frames(chunks, geometry, 1, 1)):
-        newest = i * geometry.chunk - 1
-        part = tuple(frame for frame in range(newest - 3, newest) if frame > 0)
-        rows = np.sort(rng.permutation(len(part) * geometry.rows)[: geometry.rows])
-        tokens = (rows[:, None] * geometry.columns + np.arange(geometry.columns)).ravel()
-        kept.append(Seen(seen.whole, part, tokens) if part else seen)
-    return kept
+def some_segments(chunks: int, geometry: Geometry, policy: ForcingKV) -> Past:
+    """What dynamic heads of a Forcing-KV cache see before each chunk: its sink and its newest frames, and, from the second chunk on after
+    heads have parted, segments of the frames that left the newest ones when the last chunk came in."""
+    ends = some_frames(chunks, geometry, policy.sink, policy.dynamic_recent)
+    out = []
+    for number, seen in enumerate(ends):
+        newest = number * geometry.chunk - policy.dynamic_recent
+        leaving = tuple(frame for frame in range(newest - geometry.chunk, newest) if frame >= policy.sink)
+        out.append(replace(seen, part=leaving) if number > policy.start_chunk + 1 else seen)
+    return out
 
 
 def sample_sight(chunks: int, spec: ModelSpec, rng: np.random.Generator, roles: Roles) -> Sight:
@@ -85,8 +83,10 @@ def sample_sight(chunks: int, spec: ModelSpec, rng: np.random.Generator, roles: 
     geometry, draw = spec.geometry, rng.random()
     near = some_frames(chunks, geometry, 1, 1)
     if draw >= 0.6:
+        policy = ForcingKV(roles=roles).fitted(geometry)
+        assert isinstance(policy, ForcingKV)
         static = (tuple(range(geometry.heads)), *roles[1:])
-        return Sight(near, some_segments(chunks, geometry, rng), ForcingKV(roles=roles), static)
+        return Sight(near, some_segments(chunks, geometry, policy), policy, static)
     if draw < 0.4:
         wide, policy = rolling(chunks, spec), Full(spec.window)
     else:
@@ -95,16 +95,30 @@ def sample_sight(chunks: int, spec: ModelSpec, rng: np.random.Generator, roles: 
     return Sight(near if rng.random() < 0.8 else wide, wide, policy)
 
 
-def _collect(frames: Sequence[Tensor], seen: Seen, own: Sequence[Tensor]) -> Tensor:
+Picked = Sequence[Tensor | None]
+
+
+def picked(k: Tensor, sight: Sight, wide: Sequence[int], geometry: Geometry) -> Picked | None:
+    """Of the frames that a chunk sees only a part of, the tokens [b, n] that the Forcing-KV cache of a sight keeps by the clean keys k
+    [b, heads, s, d] of its `wide` heads, for every chunk and clip; None for a sight without such frames."""
+    policy = sight.policy
+    if not isinstance(policy, ForcingKV) or not any(seen.part for seen in sight.wide):
+        return None
+    past = (len(sight.wide) - 1) * geometry.chunk * geometry.tokens
+    scores = policy.likeness(k[:, list(wide), :past].detach(), geometry)
+    return [policy.tokens_of(policy.least(scores[:, list(seen.part)]), geometry) if seen.part else None for seen in sight.wide]
+
+
+def _collect(frames: Sequence[Tensor], seen: Seen, tokens: Tensor | None, own: Sequence[Tensor]) -> Tensor:
     """Tokens [b, h, s, d] of the frames a chunk sees, then its own."""
     pieces = [frames[frame] for frame in seen.whole]
-    if seen.tokens is not None:
+    if tokens is not None:
         part = torch.cat([frames[frame] for frame in seen.part], dim=2)
-        pieces.append(part.index_select(2, torch.from_numpy(seen.tokens).to(part.device)))
+        pieces.append(part.take_along_dim(tokens[:, None, :, None], dim=2))
     return torch.cat((*pieces, *own), dim=2)
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, past: Past, geometry: Geometry) -> Tensor:
+def _attend(q: Tensor, k: Tensor, v: Tensor, past: Past, geometry: Geometry, kept: Picked | None = None) -> Tensor:
     """q [b, h, s, d] of the noisy chunks, or of clean and noisy chunks; k, v of clean then noisy chunks; returns q's shape."""
     chunk, chunks = geometry.chunk, len(past)
     keys, values = k.split(geometry.tokens, dim=2), v.split(geometry.tokens, dim=2)
@@ -112,15 +126,17 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, past: Past, geometry: Geometry) -> 
     first = 2 * chunks - 1 - len(queries)
     out = []
     for i, query in enumerate(queries, start=first):
-        seen, own = past[i if i < chunks - 1 else i - (chunks - 1)], slice(i * chunk, (i + 1) * chunk)
-        out.append(F.scaled_dot_product_attention(query, _collect(keys, seen, keys[own]), _collect(values, seen, values[own])))
+        number, own = i if i < chunks - 1 else i - (chunks - 1), slice(i * chunk, (i + 1) * chunk)
+        seen, tokens = past[number], kept[number] if kept else None
+        seen_keys, seen_values = _collect(keys, seen, tokens, keys[own]), _collect(values, seen, tokens, values[own])
+        out.append(F.scaled_dot_product_attention(query, seen_keys, seen_values))
     return torch.cat(out, dim=2)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, sight: Sight, local: Sequence[int], geometry: Geometry) -> Tensor:
-    """Self-attention of one layer under a `Sight`."""
+def attend(q: Tensor, k: Tensor, v: Tensor, sight: Sight, local: Sequence[int], geometry: Geometry, kept: Picked | None = None) -> Tensor:
+    """Self-attention of one layer under a `Sight`, of whose partly seen frames these tokens are `kept`."""
     if not local or sight.local is sight.wide:
-        return _attend(q, k, v, sight.wide, geometry)
+        return _attend(q, k, v, sight.wide, geometry, kept)
     if len(local) == geometry.heads:
         return _attend(q, k, v, sight.local, geometry)
     order = [*local, *(head for head in range(geometry.heads) if head not in local)]
@@ -128,7 +144,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, sight: Sight, local: Sequence[int], 
     q, k, v = (x.index_select(1, index) for x in (q, k, v))
     near = len(local)
     near_out = _attend(q[:, :near], k[:, :near], v[:, :near], sight.local, geometry)
-    far_out = _attend(q[:, near:], k[:, near:], v[:, near:], sight.wide, geometry)
+    far_out = _attend(q[:, near:], k[:, near:], v[:, near:], sight.wide, geometry, kept)
     return torch.cat((near_out, far_out), dim=1).index_select(1, torch.argsort(index))
 
 
@@ -203,7 +219,7 @@ class Teacher:
         embedding, time = model.read_time(t)
         text = model.read_text(clip.text)
         tokens = model.patchify(torch.cat((past, clip.noisy), dim=1))
-        skip, strays = past.shape[1], []
+        skip, strays, kept = past.shape[1], [], None
         for layer, block in enumerate(model.blocks):
             assert isinstance(block, Block)
             shift, scale, *rest = block.parts(time)
@@ -212,7 +228,10 @@ class Teacher:
                 q, tokens = q[:, :, skip * geometry.tokens :], tokens[:, skip * geometry.tokens :]
                 rest = [part[:, skip:] for part in rest]
             strays.append(stray(q, k, self.local[layer], geometry))
-            out = attend(q, k, v, clip.sight, (clip.sight.roles or self.local)[layer], geometry)
+            local = (clip.sight.roles or self.local)[layer]
+            if kept is None and (wide := [head for head in range(geometry.heads) if head not in local]):
+                kept = picked(k, clip.sight, wide, geometry)
+            out = attend(q, k, v, clip.sight, local, geometry, kept)
             tokens = self.after(block, tokens, out, *rest, text[layer])
         x0 = model.unpatchify(model.head(tokens, embedding[:, skip:]), clip.noisy.shape[1], geometry.rows, geometry.columns)
         return x0, torch.stack(strays).mean()

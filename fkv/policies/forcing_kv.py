@@ -147,7 +147,7 @@ class ForcingKV(Policy):
         if not open:
             return {}
         similar = {layer: self._similarity(open[layer], commit.geometry) for layer in self._deciding(list(open))}
-        least = {layer: scores.flatten().argsort(stable=True)[: self._kept(len(scores))].sort().values for layer, scores in similar.items()}
+        least = {layer: self.least(scores) for layer, scores in similar.items()}
         chosen = {layer: least[layer] if layer in least else next(iter(least.values())) for layer in open}
         some, segments = next(iter(similar.values())), next(iter(chosen.values()))
         commit.shared["scores"] = torch.full((commit.geometry.layers, *some.shape), torch.nan, device=some.device)
@@ -167,17 +167,30 @@ class ForcingKV(Policy):
     def _similarity(self, group: HeadGroup, geometry: Geometry) -> Tensor:
         """Mean cosine [candidates, segments] between each candidate frame's keys and the next frame's, in float32."""
         start, end = group.span("open")
-        frames = (end - start) // geometry.tokens
-        keys = group.k[:, :, start:end].float().unflatten(2, (frames, geometry.tokens)).permute(0, 2, 3, 1, 4).flatten(3)
-        candidates = self._candidates(frames)
-        per_token = F.cosine_similarity(keys[:, :candidates], keys[:, 1 : candidates + 1], dim=-1)
-        return per_token.unflatten(2, (self.segments, -1)).mean(dim=(0, 3))
+        candidates = self._candidates((end - start) // geometry.tokens)
+        return self.likeness(group.k[:, :, start:end], geometry).mean(dim=0)[:candidates]
+
+    def likeness(self, keys: Tensor, geometry: Geometry) -> Tensor:
+        """Mean cosine [b, n - 1, segments] between keys of each frame and the next, of keys [b, heads, n * tokens, d], in float32."""
+        frames = keys.float().unflatten(2, (-1, geometry.tokens)).permute(0, 2, 3, 1, 4).flatten(3)
+        per_token = F.cosine_similarity(frames[:, :-1], frames[:, 1:], dim=-1)
+        return per_token.unflatten(2, (self.segments, -1)).mean(dim=3)
+
+    def least(self, scores: Tensor) -> Tensor:
+        """The segments that are kept of those with these scores [..., candidates, segments], ascending, numbered frame * segments +
+        segment."""
+        kept = self._kept(scores.shape[-2])
+        return scores.flatten(-2).argsort(stable=True)[..., :kept].sort().values
+
+    def tokens_of(self, segments: Tensor, geometry: Geometry) -> Tensor:
+        """The tokens [..., n * size] of segments [..., n], numbered over their frames laid end to end."""
+        size = geometry.tokens // self.segments
+        return (segments[..., None] * size + torch.arange(size, device=segments.device)).flatten(-2)
 
     def _settle(self, group: HeadGroup, segments: Tensor, geometry: Geometry) -> HeadGroup:
         """An open group cut down to sink, dynamic buffer and newest frames."""
         (_, sink), (first, last), (start, end) = group.span("sink"), group.span("dynamic"), group.span("open")
-        size = geometry.tokens // self.segments
-        picked = (start + segments[:, None] * size + torch.arange(size, device=segments.device)).flatten()
+        picked = start + self.tokens_of(segments, geometry)
         older = min(last - first, self.cap * geometry.tokens - len(picked)) if self.history == "accumulate" else 0
         recent = min(self.dynamic_recent * geometry.tokens, end - start)
         spans = [torch.arange(a, b, device=segments.device) for a, b in ((0, sink), (last - older, last), (end - recent, end))]
