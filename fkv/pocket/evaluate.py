@@ -174,13 +174,13 @@ def by_kind(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def compare(engine: Engine, profile: HeadProfile, stages: Stages, prompts: int, few: int, chunks: int) -> tuple[dict[str, Any], Pictures]:
-    """World metrics per trial (the full cache over all prompts, the others over the first `few`) and frames to look at."""
+    """World metrics per trial (the full cache and Forcing-KV over all prompts, the others over the first `few`) and frames to look at."""
     texts = held_out(prompts)
     out: dict[str, Any] = {"ground truth": summary([shares(one) for one in truths(few, 12 * chunks)])}
     keep: Pictures = {}
     found: dict[str, list[dict[str, Any]]] = {}
     for trial in trials(profile):
-        some = texts if trial.name == "full" else texts[:few]
+        some = texts if trial.name in ("full", "forcing-kv") else texts[:few]
         numbers, pictures = stages.measured(trial.name, lambda trial=trial, some=some: one_trial(engine, trial, some, chunks))
         found[trial.name] = numbers["rows"]
         keep.update(pictures)
