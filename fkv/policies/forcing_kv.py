@@ -168,7 +168,8 @@ class ForcingKV(Policy):
         """Mean cosine [candidates, segments] between each candidate frame's keys and the next frame's, in float32."""
         start, end = group.span("open")
         candidates = self._candidates((end - start) // geometry.tokens)
-        return self.likeness(group.k[:, :, start:end], geometry).mean(dim=0)[:candidates]
+        compared = group.k[:, :, start : start + (candidates + 1) * geometry.tokens]
+        return self.likeness(compared, geometry).mean(dim=0)
 
     def likeness(self, keys: Tensor, geometry: Geometry) -> Tensor:
         """Mean cosine [b, n - 1, segments] between keys of each frame and the next, of keys [b, heads, n * tokens, d], in float32."""
