@@ -76,9 +76,13 @@ def _pocket(report: dict[str, Any]) -> list[Row]:
         what = f"forcing-kv with measured roles less {name}, same prompts (n = {worlds[name]['clips']}): kept; shape right; motion right"
         found.append((what, "; ".join(_gap(metrics, metric) for metric in ("kept", "shape_right", "motion_right"))))
     for name in (name for name in ("full", "window", "forcing-kv") if name in long):
-        what = f"{long['latent_frames']} latent frames, {name} (n = {long[name]['clips']}): kept; drift of sharpness; of saturation"
+        what = f"{long['latent_frames']} latent frames, {name} (n = {long[name]['clips']})"
         cells = (_share(long[name], "kept"), _share(long[name], "sharpness_drift"), _share(long[name], "saturation_drift"))
-        found.append((what, "; ".join(cells)))
+        found.append((f"{what}: kept; drift of sharpness; of saturation", "; ".join(cells)))
+        if each := long[name].get("each"):
+            few = sum(kept is not None and kept < 0.9 for kept in each["kept"])
+            far = sum(drift is not None and abs(drift) > 0.2 for drift in each["sharpness_drift"])
+            found.append((f"{what}: rollouts that keep under 90 %; whose sharpness drifts by over 20 %", f"{few}; {far}"))
     return [(what, figure, REPORT, machine) for what, figure in found]
 
 

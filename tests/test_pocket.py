@@ -16,7 +16,7 @@ from fkv.codec import PocketCodec, load_pocket, pocket_random
 from fkv.heads import HeadProfile
 from fkv.pocket import evaluate, run
 from fkv.pocket.choosing import Comparison
-from fkv.pocket.evaluate import by_kind, summary
+from fkv.pocket.evaluate import EACH, NUMBERS, SHARES, by_kind, rollouts, summary
 from fkv.pocket.means import mean_of
 from fkv.pocket.muon import orthogonal
 from fkv.pocket.recipe import ModelRecipe
@@ -225,6 +225,18 @@ def test_a_mean_of_weights_counts_them_by_their_shares_and_says_what_it_is_made_
     assert main(["mean", "--out", str(tmp_path / "c"), str(tmp_path / "a"), str(tmp_path / "d")]) == 2
     assert "another shape" in capsys.readouterr().err
     assert set(load_file(tmp_path / "c" / "model.safetensors")) == set(mixed)
+
+
+def test_a_long_report_keeps_every_rollout_beside_the_mean() -> None:
+    found = [
+        dict.fromkeys(SHARES + NUMBERS, 0.5) | {"kept": kept, "sharpness_drift": drift}
+        for kept, drift in ((0.95, -0.42), (float("nan"), 0.4))
+    ]
+    long = rollouts(found)
+    assert set(long["each"]) == set(EACH)
+    assert long["each"]["kept"] == [0.95, None]
+    assert long["each"]["sharpness_drift"] == [-0.42, 0.4]
+    assert long["sharpness_drift"]["mean"] == -0.01
 
 
 def test_weights_are_compared_with_every_noise_and_what_was_measured_is_read_back(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from pathlib import Path
 
@@ -24,6 +25,15 @@ def test_a_readme_without_marks_is_refused() -> None:
 
 def test_figures_nobody_measured_are_left_out(tmp_path: Path) -> None:
     assert len(figures.table(tmp_path).splitlines()) == 2
+
+
+def test_long_rollouts_that_fail_are_counted_beside_the_mean(tmp_path: Path) -> None:
+    report = json.loads((ROOT / "assets" / "pocket" / "report.json").read_text())
+    report["long"]["full"]["each"] = {"kept": [1.0, 0.9, 0.89, None], "sharpness_drift": [-0.42, 0.21, 0.2, None]}
+    (tmp_path / "assets" / "pocket").mkdir(parents=True)
+    (tmp_path / "assets" / "pocket" / "report.json").write_text(json.dumps(report))
+    (row,) = (line for line in figures.table(tmp_path).splitlines() if "frames, full" in line and "drifts by over 20 %" in line)
+    assert "| 1; 2 |" in row
 
 
 def test_the_readme_carries_the_front_matter_of_a_space() -> None:

@@ -1,4 +1,4 @@
-"""The pocket model's report: codec, heads, world metrics under every policy, a thousand frames, and contact sheets to look at.
+"""What the pocket model is measured by: its heads, world metrics under every policy, a thousand frames.
 
 Whatever the right picture is, the world knows it, so quality needs no downloaded network (`fkv.metrics`). Every share is a mean over
 prompts with the standard error beside it; policies are compared on the same prompts and noise.
@@ -6,29 +6,23 @@ prompts with the standard error beside it; policies are compared on the same pro
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from tqdm import tqdm
 
-from fkv import machine
 from fkv.cache import Policy
-from fkv.engine import Engine, load
+from fkv.engine import Engine
 from fkv.heads import HeadProfile, measure
 from fkv.metrics import WorldMetrics, world_metrics
-from fkv.pocket.means import mean_of
 from fkv.pocket.paint import render
 from fkv.pocket.stages import Pictures, Stages
 from fkv.pocket.teacher import local_heads
 from fkv.pocket.world import laid_out, parsed_of, prompt_of, sample_scene
 from fkv.policies import parse
-from fkv.spec import POCKET
 from fkv.stream import Stream, seeded_noise
 from fkv.text import parse as read
 
@@ -36,6 +30,7 @@ HELD_OUT = 90_001
 SHARES = ("objects_right", "kept", "shape_right", "motion_right", "theme_right", "wall_right", "camera_right", "ghost")
 KINDS, OF_OBJECTS = ("colour", "shape", "motion"), ("right", "kept", "motion_right")
 NUMBERS = ("jerk", "chunk_jump", "background_psnr", "sharpness", "saturation", "sharpness_drift", "saturation_drift")
+EACH = ("kept", "sharpness_drift", "saturation_drift")
 
 
 @dataclass(frozen=True)
@@ -96,6 +91,12 @@ def summary(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
         else:
             out[name] = None
     return out
+
+
+def rollouts(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The summary of long rollouts and, since a mean hides the few that fail, what matters of `each` in the order of their prompts."""
+    each = {name: [round(one[name], 4) if np.isfinite(one[name]) else None for one in found] for name in EACH}
+    return summary(found) | {"each": each}
 
 
 def profile_heads(engine: Engine, prompts: int, progress: Callable[[int, int], None] | None = None) -> HeadProfile:
@@ -212,108 +213,13 @@ def endurance(engine: Engine, profile: HeadProfile, stages: Stages, count: int, 
     texts = held_out(count)
     length = 4 * engine.spec.chunk * chunks
     drawn, _ = stages.measured(f"{frames} frames, ground truth", lambda: ({"rows": [shares(one) for one in truths(count, length)]}, {}))
-    out: dict[str, Any] = {"ground truth": summary(drawn["rows"])}
+    out: dict[str, Any] = {"ground truth": rollouts(drawn["rows"])}
     keep: Pictures = {}
     for trial in trials(profile):
         if trial.name in ("full", "window", "forcing-kv"):
             numbers, pictures = stages.measured(
                 f"{frames} frames, {trial.name}", lambda trial=trial: one_trial(engine, trial, texts, chunks)
             )
-            out[trial.name] = summary(numbers["rows"])
+            out[trial.name] = rollouts(numbers["rows"])
             keep.update(pictures)
     return out, keep
-
-
-def sheet(rows: dict[str, np.ndarray], path: Path) -> None:
-    """One row of frames per clip, to be looked at."""
-    width = min(len(frames) for frames in rows.values())
-    picture = np.concatenate([np.concatenate(list(frames[:width]), axis=1) for frames in rows.values()])
-    Image.fromarray(picture).save(path, optimize=True)
-
-
-def training_log(work: Path, name: str) -> list[dict[str, Any]]:
-    path = work / f"{name}.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
-
-
-def trained(recipe: Path, log: list[dict[str, Any]], earlier: dict[str, Any]) -> dict[str, Any]:
-    """How the weights came about: this run's recipe and log, and `before` it those of the run whose weights it went on from."""
-    if not recipe.is_file():
-        return earlier
-    own = json.loads(recipe.read_text())
-    before = earlier.get("before") if earlier.get("recipe") == own else earlier
-    return {"recipe": own, "log": log, **({"before": before} if before else {})}
-
-
-def write_report(
-    out: Path,
-    work: Path,
-    device: str,
-    *,
-    prompts: int = 64,
-    few: int = 32,
-    profiled: int = 16,
-    chunks: int = 20,
-    long_clips: int = 16,
-    long_frames: int = 1000,
-) -> None:
-    """Profile the heads, measure everything, and write `heads.json`, `report.json` and `report.png` into `out`. A stopped report goes on
-    where it was, as long as the weights and what prompts mean are the same."""
-    engine = load(replace(POCKET, file=str(out.resolve())), device)
-    asked = b"".join(engine.text.encode(prompt, seed).embedding.numpy().tobytes() for seed, prompt in enumerate(held_out(prompts)))
-    stages = Stages(work, out / "model.safetensors", out / "codec.safetensors", asked=asked)
-    measured, _ = stages.measured("heads", lambda: ({"profile": measured_heads(engine, profiled)}, {}))
-    profile = HeadProfile.from_json(measured["profile"], engine.spec.geometry)
-    (out / "heads.json").write_text(profile.to_json())
-    worlds, pictures = compare(engine, profile, stages, prompts, few, chunks)
-    long, long_pictures = endurance(engine, profile, stages, long_clips, long_frames)
-    previous = json.loads((out / "report.json").read_text()) if (out / "report.json").is_file() else {}
-    training = trained(work / "recipe.json", training_log(work, "model"), previous.get("training", {}))
-    drawing = trained(work / "decoder.json", training_log(work, "decoder"), previous.get("codec", {}).get("decoder", {}))
-    report = {
-        "model": {**asdict(engine.spec.net), "parameters": engine.parameters, "schedule": asdict(engine.spec.schedule)},
-        "commit": machine.commit(),
-        "machine": machine.environment(engine),
-        "training": {**training, "mean": mean_of(out)},
-        "codec": {**codec_summary(engine, out), "decoder": drawing},
-        "heads": heads_summary(profile),
-        "clip_frames": 12 * chunks,
-        "worlds": worlds,
-        "long": {"latent_frames": long_frames, **long},
-    }
-    (out / "report.json").write_text(json.dumps(report, indent=1))
-    few_rows = {name: frames for name, frames in pictures.items() if name.startswith(("full/", "forcing-kv/"))}
-    sheet(few_rows, out / "report.png")
-    sheet({name: frames for name, frames in long_pictures.items() if name.endswith(("/0", "/1"))}, out / "report_long.png")
-
-
-def codec_summary(engine: Engine, out: Path) -> dict[str, float]:
-    """PSNR in dB of held-out frames, encoded and decoded, and as the model draws them from their true past (`drawn_psnr`)."""
-    from fkv.codec import PocketCodec
-    from fkv.pocket.train_codec import CodecRecipe, measure
-    from fkv.pocket.train_decoder import DecoderRecipe, drawn_psnr, reader
-
-    codec, model = engine.codec, reader(engine.spec, out / "model.safetensors", str(engine.device))
-    assert isinstance(codec, PocketCodec)
-    psnr, drawn = measure(codec, CodecRecipe().seed)[0], drawn_psnr(codec, model, DecoderRecipe())
-    return {"psnr_db": round(psnr, 2), "drawn_psnr_db": round(drawn, 2)}
-
-
-def heads_summary(profile: HeadProfile) -> dict[str, Any]:
-    """How scores are spread, how stable they are, and whether what training built in is what the profile finds."""
-    assert profile.scores is not None
-    scores = np.array(profile.scores)
-    near = np.zeros(scores.shape, bool)
-    for layer, heads in enumerate(local_heads(*scores.shape)):
-        near[layer, heads] = True
-    agree = np.mean([head in profile.static[layer] for layer, head in zip(*np.nonzero(near))])
-    return {
-        "rule": profile.rule,
-        "static": profile.share,
-        "static_at_0.8": float((scores >= 0.8).mean()),
-        "quantiles": {str(q): round(float(np.quantile(scores, q)), 4) for q in (0, 0.1, 0.25, 0.5, 0.75, 0.9, 1)},
-        "stability": profile.stability,
-        "mean_score_trained_near": round(float(scores[near].mean()), 4),
-        "mean_score_others": round(float(scores[~near].mean()), 4),
-        "trained_near_called_static": round(float(agree), 4),
-    }

@@ -159,7 +159,7 @@ def _model(part: str, arguments: argparse.Namespace, device: str) -> int:
 
 
 def _report(part: str, arguments: argparse.Namespace, device: str) -> int:
-    from fkv.pocket.evaluate import write_report
+    from fkv.pocket.report import write_report
 
     write_report(arguments.out, arguments.work, device, prompts=arguments.prompts or 64)
     return 0
