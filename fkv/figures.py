@@ -65,6 +65,11 @@ def _pocket(report: dict[str, Any]) -> list[Row]:
         ("the same: camera right", _share(full, "camera_right")),
         ("the same: background against the first frame", f"{background['mean']:.1f} dB ± {background['error']:.1f}"),
     ]
+    for name in (name for name in ("full", "forcing-kv") if f"{name}, panning camera" in worlds):
+        pans = worlds[f"{name}, panning camera"]
+        seen = pans["background_psnr"]
+        what = f"{name}, those of them with a panning camera (n = {pans['clips']}): share of pans made; background back at its start"
+        found.append((what, f"{_share(pans, 'camera_right')}; {seen['mean']:.1f} dB ± {seen['error']:.1f}"))
     for kind, groups in worlds.get("full, by what was asked for", {}).items():
         shares = [f"{value} {100 * some['right']:.0f} % (n = {some['n']})" for value, some in groups.items()]
         found.append((f"the same, by {kind} asked for: colour and shape right", ", ".join(shares)))

@@ -63,7 +63,7 @@ def test_a_drawn_clip_obeys_its_own_prompt() -> None:
         seen = world_metrics(Renderer(scene).frames(0, CLIP), parsed_of(scene))
         assert seen.theme_right, scene
         assert seen.wall_right, scene
-        assert seen.camera_right, scene
+        assert seen.camera_right == 1, scene
         assert seen.objects_right == 1, scene
         assert seen.kept > 0.95, scene
         assert seen.ghost == 0, scene
@@ -124,6 +124,16 @@ def test_the_camera_is_followed_and_the_wall_found_where_it_stands() -> None:
         truth = scene.camera_x(np.arange(121))
         assert np.abs(camera_shift(frames, keep) - truth).max() < 3
         assert np.nanmax(np.abs(wall_seen(frames)[:, 1] - (scene.wall_x + 20 - truth))) < 2
+
+
+@pytest.mark.parametrize("camera", ["left", "right"])
+def test_a_camera_that_stops_after_its_first_pan_has_made_half_of_two(camera: str) -> None:
+    scene = Scene("green hills", (Object("red", "ball", "orbit", 2),), camera=camera)
+    times = np.arange(250)
+    for stop, made in ((250, 1.0), (120, 0.5), (20, 0.0)):
+        view = np.asarray(scene.camera_x(np.minimum(times, stop)))
+        frames = Renderer(scene).frames(0, 250, scene.paths(times), view)
+        assert world_metrics(frames, parsed_of(scene)).camera_right == made
 
 
 def test_a_forgotten_background_scores_lower_than_a_kept_one() -> None:

@@ -12,6 +12,8 @@ import numpy as np
 from fkv.metrics.detect import Track, shapes_seen, track
 from fkv.metrics.motion import chunk_jump, jerk, motions_seen, path_error
 from fkv.metrics.picture import (
+    CAMERA_PERIOD,
+    CAMERA_SHIFT,
     background_kept,
     camera_shift,
     clear_of,
@@ -54,8 +56,8 @@ class ObjectMetrics:
 
 @dataclass(frozen=True)
 class WorldMetrics:
-    """A clip against its prompt. Shares in [0, 1]; NaN where a clip is too short to tell. Drifts compare
-    the last chunk with the third, that of sharpness without the objects, which may come and go."""
+    """A clip against its prompt. Shares in [0, 1], that of the camera of the pans it is to make; NaN where a clip is too short to tell.
+    Drifts compare the last chunk with the third, that of sharpness without the objects, which may come and go."""
 
     objects: tuple[ObjectMetrics, ...]
     objects_right: float
@@ -67,7 +69,7 @@ class WorldMetrics:
     theme: str
     theme_right: bool
     wall_right: bool
-    camera_right: bool
+    camera_right: float
     jerk: float
     chunk_jump: float
     sharpness: float
@@ -123,13 +125,17 @@ def world_metrics(frames: Array, parsed: Parsed, chunk: int = 12) -> WorldMetric
     )
 
 
-def camera_obeyed(shift: Array, camera: str) -> bool:
-    """Whether the foreground went left (camera right), right (camera left) or stayed, by more than half of what the camera should."""
-    far = min(1.0, len(shift) / 60) * 16
+def camera_obeyed(shift: Array, camera: str) -> float:
+    """Whether the foreground stayed, or went left (camera right) or right (camera left) by more than half of what the camera should; of a
+    clip of one pan or more the share of its whole pans in which it did. It counts as going to neither side where it goes to both."""
     if camera == "still":
-        return bool(np.abs(shift).max() < 6)
+        return float(np.abs(shift).max() < 6)
     signed = shift if camera == "right" else -shift
-    return bool(signed.max() > far and signed.min() > -far)
+    far = min(1.0, 2 * len(shift) / CAMERA_PERIOD) * CAMERA_SHIFT / 2
+    if signed.max() <= far or signed.min() <= -far:
+        return 0.0
+    pans = [signed[first : first + CAMERA_PERIOD] for first in range(0, len(signed) - CAMERA_PERIOD + 1, CAMERA_PERIOD)]
+    return _mean([float(np.ptp(pan) > far) for pan in pans]) if pans else 1.0
 
 
 def _object(

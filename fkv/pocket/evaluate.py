@@ -187,6 +187,9 @@ def compare(engine: Engine, profile: HeadProfile, stages: Stages, prompts: int, 
         keep.update(pictures)
         out[trial.name] = summary(found[trial.name])
     out["full, by what was asked for"] = by_kind(found["full"])
+    panning = [read(text).camera != "still" for text in texts]
+    for name in ("full", "forcing-kv"):
+        out[f"{name}, panning camera"] = summary([row for row, pans in zip(found[name], panning) if pans])
     out["differences to full, in points"] = {name: _paired(rows, found["full"]) for name, rows in found.items() if name != "full"}
     others = {name: rows for name, rows in found.items() if name.startswith("forcing-kv ")}
     out["differences of measured roles to others, in points"] = {name: _paired(found["forcing-kv"], rows) for name, rows in others.items()}
