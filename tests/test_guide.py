@@ -8,7 +8,7 @@ import pytest
 from fkv.metrics.detect import track
 from fkv.metrics.shapes import PALETTE
 from fkv.pocket.faded import faded
-from fkv.pocket.guide import KEEP, Guide, Piece
+from fkv.pocket.guide import KEEP, KEEP_LATE, Guide, Piece
 from fkv.pocket.paint import Renderer, object_mask
 from fkv.pocket.world import Object, Scene
 from fkv.text import MOTIONS, SHAPES
@@ -93,7 +93,37 @@ def test_a_camera_that_cannot_be_told_is_expected_where_it_was_planned() -> None
     scene = scene_of("drift", camera="right")
     guide = entered(scene, 24)
     guide.off = guide.off._replace(camera=20.0)
-    assert guide.found(np.full((12, 80, 128, 3), 128, np.uint8)).camera == pytest.approx(20 * KEEP, abs=8)
+    assert guide.found(np.full((12, 80, 128, 3), 128, np.uint8)).camera == pytest.approx(20 * KEEP_LATE, abs=2)
+
+
+@pytest.mark.parametrize("lag", [-7.0, 1.0, 3.0, 5.0])
+def test_a_camera_is_found_to_the_frame_wherever_its_pan_moves(lag: float) -> None:
+    scene = scene_of("orbit", camera="right")
+    for first in (12, 36, 72, 84, 132):
+        guide, times = entered(scene, first), np.arange(first, first + 12.0)
+        view = np.asarray(scene.camera_x(times - lag))
+        x, y = scene.paths(times)
+        x += (np.asarray(scene.camera_x(times)) - view)[:, None]
+        assert guide.found(Renderer(scene).frames(first, 12, (x, y), view)).camera == pytest.approx(lag, abs=1)
+
+
+def test_a_pan_whose_scenery_has_become_a_blur_starts_anew() -> None:
+    scene = scene_of("drift", camera="left")
+    guide, painter = entered(scene, 24), Renderer(scene)
+    blur = painter.scenery(np.asarray(scene.camera_x(np.arange(120.0)))).mean(0, keepdims=True).astype(np.uint8).repeat(12, 0)
+    guide.off = guide.found(blur)
+    assert guide.off.adrift
+    guide.enter(1, told=True)
+    assert not guide.off.adrift
+    assert np.allclose(guide.paths()[2], scene.camera_x(np.arange(12.0)), atol=1.5)
+    assert not guide.found(painter.frames(36, 12)).adrift
+
+
+def test_a_camera_more_than_half_a_pan_late_is_early() -> None:
+    guide = entered(scene_of("drift", camera="right"), 24)
+    guide.off = guide.off._replace(camera=70.0)
+    guide.enter(1, told=True)
+    assert guide.off.camera == -50
 
 
 def test_an_object_that_is_not_seen_is_expected_where_it_was_last_and_ever_nearer_its_place() -> None:

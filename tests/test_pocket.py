@@ -34,12 +34,12 @@ def test_static_heads_are_those_of_the_profile_beside_the_weights_to_go_on_from(
     assert known_roles(POCKET, None) == known_roles(POCKET, tmp_path / "model.safetensors") == trained != profile.roles()
 
 
-def test_a_run_that_goes_on_takes_the_last_lengths_only_and_half_the_rates() -> None:
+def test_a_run_that_goes_on_takes_the_last_lengths_only_and_half_the_rates_and_plays_more_itself() -> None:
     recipe = ModelRecipe(steps=30).continued()
     assert (recipe.matrix_rate, recipe.rate) == (2.5e-3, 1.5e-3)
     assert {entry[0] for entry in recipe.lengths} == {1.0}
     assert set(recipe.plan()[0]) == {1, 3, 7, 10}
-    assert (recipe.own_from, recipe.keep) == (0, 1 / 3)
+    assert (recipe.own_from, recipe.own, recipe.swap, recipe.keep) == (0, 0.75, 0.9, 1 / 3)
 
 
 def test_a_run_that_goes_on_leaves_the_mean_of_its_weights_and_those_it_began_from(tmp_path: Path) -> None:

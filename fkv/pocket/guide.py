@@ -9,7 +9,8 @@ Within a chunk the same holds for the sampler: what it has met half-way already 
 another place it learns to blur, so it is asked for the same objects, sharp, the nearer to where they came out the less noise is left.
 
 What has been missing where it should be in full view is asked for where the text says that it starts, and goes on from there: the past says
-nothing of it any more, and a network that is asked for it at a place that it cannot know leaves it out for good.
+nothing of it any more, and a network that is asked for it at a place that it cannot know leaves it out for good. So it is with scenery that
+has become so soft that nothing tells where a panning camera is: the pan starts anew.
 """
 
 from __future__ import annotations
@@ -25,10 +26,11 @@ from fkv.pocket.faded import faded
 from fkv.pocket.paint import Renderer, object_mask
 from fkv.pocket.panorama import Panorama
 from fkv.pocket.world import HEIGHT, WIDTH, Object, Scene
-from fkv.text.motion import behind_wall
+from fkv.text.motion import PAN_PERIOD, behind_wall
 
 Array = np.ndarray
-KEEP = 0.8  # what is left after a chunk of a delay or a shift
+KEEP = 0.8  # what is left after a chunk of an object's delay or shift
+KEEP_LATE = 0.95  # what is left after a chunk of the camera's delay: nothing in view tells how late it is, only where it is
 DELAYS = np.arange(-60.0, 61.0, 4.0)  # pixel frames
 LOOKS = (3, 7, 11)  # frames of a chunk that are looked at
 LOST = 2  # chunks of full view without a trace of an object, after which it is asked for at its start
@@ -39,12 +41,13 @@ SHIFT_SPREAD, DELAY_SPREAD = 6.0, 40.0
 
 class Off(NamedTuple):
     """How many frames objects are late [objects], how many pixels they are beside their places [2, objects] and for how many chunks they
-    have been missing [objects], and how many frames the camera is late."""
+    have been missing [objects], how many frames the camera is late, and whether nothing tells that, so soft has the scenery become."""
 
     delay: Array
     shift: Array
     missing: Array
     camera: float
+    adrift: bool = False
 
 
 @dataclass(frozen=True)
@@ -111,6 +114,8 @@ class Guide:
             if scene is not self.scene:
                 self.painter = self.panorama = None
             self.scene, self.off, self.begun = scene, at_place(len(scene.objects)), self.script
+        camera = float(self.first) if self.off.adrift else self.off.camera
+        self.off = self.off._replace(camera=(camera + PAN_PERIOD / 2) % PAN_PERIOD - PAN_PERIOD / 2, adrift=False)
         self.begun = np.maximum(self.script, self.begun)
         if self.placed:
             lost = self.off.missing >= LOST
@@ -124,16 +129,17 @@ class Guide:
     @property
     def planned(self) -> Off:
         """How far things are off at the end of a chunk that is as it is to be."""
-        return between(at_place(len(self._scene.objects)), self.off, KEEP)
+        off = self.off
+        return Off(KEEP * off.delay, KEEP * off.shift, np.zeros_like(off.missing), KEEP_LATE * off.camera)
 
     def paths(self, off: Off | None = None) -> tuple[Array, Array, Array]:
         """Where objects and camera are in the chunk, on their way back to the script, or as far `off` all along: centres (x, y), each
         [n, objects], in frame pixels, and the world pixel [n] at the left edge of the view."""
-        scene, (delay, shift, _, camera) = self._scene, off or self.off
+        scene, (delay, shift, _, camera, _) = self._scene, off or self.off
         times = np.arange(self.first, self.first + self.count, dtype=np.float64)
-        left = np.ones(self.count) if off else np.linspace(1.0, KEEP, self.count)
+        left, late = (np.linspace(1.0, 1.0 if off else keep, self.count) for keep in (KEEP, KEEP_LATE))
         ways = [self._way(slot, times - left * delay[slot]) for slot in range(len(scene.objects))]
-        view = np.asarray(scene.camera_x(times - left * camera))
+        view = np.asarray(scene.camera_x(times - late * camera))
         x, y = (np.stack(parts, 1) for parts in zip(*ways))
         return x + left[:, None] * shift[0] - view[:, None], y + left[:, None] * shift[1], view
 
@@ -148,8 +154,8 @@ class Guide:
         scene, looks, times = self._scene, list(LOOKS), self.first + np.array(LOOKS, np.float64)
         xs, ys, planned_view = (way[looks] for way in self.paths())
         found = track(frames[looks], [thing.colour for thing in scene.objects])
-        delay, shift, missing, camera = self.planned
-        camera = self._late(frames[looks], times, camera)
+        delay, shift, missing, camera, _ = self.planned
+        camera, adrift = self._late(frames[looks], times, camera)
         view = np.asarray(scene.camera_x(times - camera))
         xs += (planned_view - view)[:, None]
         clear = self._clear(xs, ys, view)
@@ -165,13 +171,13 @@ class Guide:
                 missing[slot] = self.off.missing[slot] + (here.sum() >= 2)
             if seen.sum() >= 2:
                 delay[slot], shift[:, slot] = self._fit(slot, times[seen], x[seen] + view[seen], y[seen])
-        return Off(delay, shift, missing, camera)
+        return Off(delay, shift, missing, camera, adrift)
 
-    def _late(self, frames: Array, times: Array, planned: float) -> float:
-        """How many frames the camera is late in these frames."""
+    def _late(self, frames: Array, times: Array, planned: float) -> tuple[float, bool]:
+        """How many frames the camera is late in these frames, and whether nothing in them tells."""
         scene = self._scene
         if scene.camera == "still":
-            return 0.0
+            return 0.0, False
         self.panorama = self.panorama or Panorama(scene, self._painter)
         return self.panorama.late(frames, times, planned)
 

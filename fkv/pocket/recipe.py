@@ -15,10 +15,11 @@ class ModelRecipe:
     to long as training proceeds: `lengths` are (until this share of the steps, chunks, weight). Every batch of clips is used `reuse`
     times, with other noise. A latent cell that is wrong by more than `robust` counts by how far it is wrong and no longer by the square of
     it (pseudo-Huber, arXiv 2310.14189 section 3.3): what cannot be known is then drawn sharp at one place rather than blurred over all, and
-    few lost objects do not outweigh the rest of the picture. `near` weighs what local heads stray. `own` is the share of steps, late, with
-    the model's own past in a share `swap` of its chunks; of the chunks of these steps a share `met` is denoised from what its sampler met,
-    and all towards what the world does next from there (`fkv.pocket.guide`). A run that goes on from weights leaves the mean of both, those
-    counted `keep` (arXiv 2109.01903)."""
+    few lost objects do not outweigh the rest of the picture. `object_weight` is what objects weigh more than scenery, which counts
+    `panning` fold where the camera moves: there it is drawn anew in every chunk, and what softens it a little each time adds up. `near`
+    weighs what local heads stray. `own` is the share of steps, late, with the model's own past in a share `swap` of its chunks; of the
+    chunks of these steps a share `met` is denoised from what its sampler met, and all towards what the world does next from there
+    (`fkv.pocket.guide`). A run that goes on from weights leaves the mean of both, those counted `keep` (arXiv 2109.01903)."""
 
     steps: int = 8000
     warmup: int = 100
@@ -43,6 +44,7 @@ class ModelRecipe:
     weight_decay: float = 0.01
     average: float = 0.995
     object_weight: float = 6.0
+    panning: float = 3.0
     robust: float = 0.3
     near: float = 0.05
     disturb: float = 0.15
@@ -71,7 +73,8 @@ class ModelRecipe:
         return chunks, [max(1, round(self.passes / (2 * count - 1))) for count in chunks]
 
     def continued(self) -> ModelRecipe:
-        """The same for weights that a run has left: the last lengths and the own past from the first step on, at half the rates, and a
-        third of those weights kept."""
+        """The same for weights that a run has left: the last lengths and the own past from the first step on, in more steps and more chunks
+        of them, at half the rates, and a third of those weights kept."""
         last = tuple(entry for entry in self.lengths if entry[0] == self.lengths[-1][0])
-        return replace(self, lengths=last, matrix_rate=self.matrix_rate / 2, rate=self.rate / 2, own_from=0.0, keep=1 / 3)
+        rates = {"matrix_rate": self.matrix_rate / 2, "rate": self.rate / 2}
+        return replace(self, lengths=last, **rates, own=0.75, swap=0.9, own_from=0.0, keep=1 / 3)

@@ -31,13 +31,14 @@ Drawn = tuple[np.ndarray, np.ndarray]
 
 @dataclass(frozen=True)
 class Task:
-    """A batch ready for the network: the clip, its x0 target [b, F, c, H, W], its object masks [b, F, H, W] and loss weights [b, F], and,
-    where the clip is first to be partly the network's own, what that takes."""
+    """A batch ready for the network: the clip, its x0 target [b, F, c, H, W], its object masks [b, F, H, W], loss weights [b, F] and what
+    scenery weighs in it [b], and, where the clip is first to be partly the network's own, what that takes."""
 
     clip: Clip
     target: Tensor
     mask: Tensor
     weight: Tensor
+    scenery: Tensor
     recipe: ModelRecipe
     own: Own | None = None
 
@@ -45,7 +46,8 @@ class Task:
         c = self.clip
         clip = Clip(c.clean[clips], c.noisy[clips], c.sigma[clips], c.text[clips], c.frames, c.sight)
         own = None if self.own is None else self.own.part(clips)
-        return replace(self, clip=clip, target=self.target[clips], mask=self.mask[clips], weight=self.weight[clips], own=own)
+        parts = {name: getattr(self, name)[clips] for name in ("target", "mask", "weight", "scenery")}
+        return replace(self, clip=clip, own=own, **parts)
 
     def loss(self, teacher: Teacher) -> tuple[Tensor, float]:
         """Weighted error of x0, square up to `robust` and linear beyond it, and what local heads stray; and the plain square error of all
@@ -53,7 +55,8 @@ class Task:
         task = self if self.own is None else self.own.played(teacher, self)
         found, stray = teacher.predict(task.clip)
         error = (found - task.target).square().mean(dim=2)
-        weight = (1 + self.recipe.object_weight * task.mask) * task.weight[:, :, None, None]
+        scenery = task.scenery[:, None, None, None]
+        weight = (scenery + self.recipe.object_weight * task.mask) * task.weight[:, :, None, None]
         later = float(error[:, teacher.spec.chunk :].detach().mean())
         return (robust(error, self.recipe.robust) * weight).mean() + self.recipe.near * stray, later
 
@@ -206,7 +209,8 @@ class Lesson:
             sight=sample_sight(frames // chunk, self.spec, rng, self.roles),
         )
         weight = batch.told.to(target) / (level[:, :, 0, 0, 0].square() + 0.1)
-        return Task(clip, target, batch.mask.to(target), weight, recipe, own)
+        scenery = torch.tensor([recipe.panning if reel[-1].scene.camera != "still" else 1.0 for reel in batch.reels]).to(target)
+        return Task(clip, target, batch.mask.to(target), weight, scenery, recipe, own)
 
     def own(self, batch: Batch, target: Tensor, sigma: Tensor, generator: torch.Generator) -> tuple[Own, Tensor]:
         """What a clip is played with, and its noise levels, which are the sampler's where a chunk is taken from one of its states. A gap in
