@@ -197,7 +197,7 @@ def test_objects_are_followed_through_a_gap_that_is_played(monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("gap", [0, 3])
-@pytest.mark.parametrize(("step", "policy"), [(2, "full"), (4, "window"), (1, "forcing-kv")])
+@pytest.mark.parametrize(("step", "policy"), [(9, "full"), (2, "window"), (1, "forcing-kv")])
 def test_what_is_played_is_what_a_stream_makes_and_what_its_sampler_meets(
     step: int, policy: str, gap: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

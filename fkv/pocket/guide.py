@@ -10,7 +10,8 @@ another place it learns to blur, so it is asked for the same objects, sharp, the
 
 What has been missing where it should be in full view is asked for where the text says that it starts, and goes on from there: the past says
 nothing of it any more, and a network that is asked for it at a place that it cannot know leaves it out for good. So it is with scenery that
-has become so soft that nothing tells where a panning camera is: the pan starts anew.
+has become so soft that nothing tells where a panning camera is: the pan starts anew from its middle, of which a mean of all its places has
+most. A camera that is late stays so: objects are drawn back towards where text and past tell them to be, but nothing tells how late it is.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from fkv.text.motion import PAN_PERIOD, behind_wall
 
 Array = np.ndarray
 KEEP = 0.8  # what is left after a chunk of an object's delay or shift
-KEEP_LATE = 0.95  # what is left after a chunk of the camera's delay: nothing in view tells how late it is, only where it is
+ANEW = PAN_PERIOD / 4  # pixel frames after its beginning, half-way out, at which a pan starts anew
 DELAYS = np.arange(-60.0, 61.0, 4.0)  # pixel frames
 LOOKS = (3, 7, 11)  # frames of a chunk that are looked at
 LOST = 2  # chunks of full view without a trace of an object, after which it is asked for at its start
@@ -114,8 +115,11 @@ class Guide:
             if scene is not self.scene:
                 self.painter = self.panorama = None
             self.scene, self.off, self.begun = scene, at_place(len(scene.objects)), self.script
-        camera = float(self.first) if self.off.adrift else self.off.camera
-        self.off = self.off._replace(camera=(camera + PAN_PERIOD / 2) % PAN_PERIOD - PAN_PERIOD / 2, adrift=False)
+        if self.off.adrift:
+            moved = float(scene.camera_x(ANEW)) - float(scene.camera_x(self.first - self.off.camera))
+            shift = self.off.shift + np.array([[moved], [0.0]])
+            self.off = self.off._replace(shift=shift, camera=self.first - ANEW, adrift=False)
+        self.off = self.off._replace(camera=(self.off.camera + PAN_PERIOD / 2) % PAN_PERIOD - PAN_PERIOD / 2)
         self.begun = np.maximum(self.script, self.begun)
         if self.placed:
             lost = self.off.missing >= LOST
@@ -130,16 +134,16 @@ class Guide:
     def planned(self) -> Off:
         """How far things are off at the end of a chunk that is as it is to be."""
         off = self.off
-        return Off(KEEP * off.delay, KEEP * off.shift, np.zeros_like(off.missing), KEEP_LATE * off.camera)
+        return Off(KEEP * off.delay, KEEP * off.shift, np.zeros_like(off.missing), off.camera)
 
     def paths(self, off: Off | None = None) -> tuple[Array, Array, Array]:
         """Where objects and camera are in the chunk, on their way back to the script, or as far `off` all along: centres (x, y), each
         [n, objects], in frame pixels, and the world pixel [n] at the left edge of the view."""
         scene, (delay, shift, _, camera, _) = self._scene, off or self.off
         times = np.arange(self.first, self.first + self.count, dtype=np.float64)
-        left, late = (np.linspace(1.0, 1.0 if off else keep, self.count) for keep in (KEEP, KEEP_LATE))
+        left = np.ones(self.count) if off else np.linspace(1.0, KEEP, self.count)
         ways = [self._way(slot, times - left * delay[slot]) for slot in range(len(scene.objects))]
-        view = np.asarray(scene.camera_x(times - late * camera))
+        view = np.asarray(scene.camera_x(times - camera))
         x, y = (np.stack(parts, 1) for parts in zip(*ways))
         return x + left[:, None] * shift[0] - view[:, None], y + left[:, None] * shift[1], view
 

@@ -44,7 +44,7 @@ class ModelRecipe:
     weight_decay: float = 0.01
     average: float = 0.995
     object_weight: float = 6.0
-    panning: float = 3.0
+    panning: float = 2.0
     robust: float = 0.3
     near: float = 0.05
     disturb: float = 0.15
