@@ -65,9 +65,10 @@ def _pocket(report: dict[str, Any]) -> list[Row]:
         ("the same: camera right", _share(full, "camera_right")),
         ("the same: background against the first frame", f"{background['mean']:.1f} dB ± {background['error']:.1f}"),
     ]
-    for name in (name for name in ("full", "forcing-kv") if f"{name}, panning camera" in worlds):
-        pans = worlds[f"{name}, panning camera"]
-        seen = pans["background_psnr"]
+    for name in ("full", "forcing-kv"):
+        pans = worlds.get(f"{name}, panning camera", {})
+        if not (seen := pans.get("background_psnr")):
+            continue
         what = f"{name}, those of them with a panning camera (n = {pans['clips']}): share of pans made; background back at its start"
         found.append((what, f"{_share(pans, 'camera_right')}; {seen['mean']:.1f} dB ± {seen['error']:.1f}"))
     for kind, groups in worlds.get("full, by what was asked for", {}).items():

@@ -188,7 +188,7 @@ def compare(engine: Engine, profile: HeadProfile, stages: Stages, prompts: int, 
         out[trial.name] = summary(found[trial.name])
     out["full, by what was asked for"] = by_kind(found["full"])
     panning = [read(text).camera != "still" for text in texts]
-    for name in ("full", "forcing-kv"):
+    for name in ("full", "forcing-kv") if sum(panning) > 1 else ():
         out[f"{name}, panning camera"] = summary([row for row, pans in zip(found[name], panning) if pans])
     out["differences to full, in points"] = {name: _paired(rows, found["full"]) for name, rows in found.items() if name != "full"}
     others = {name: rows for name, rows in found.items() if name.startswith("forcing-kv ")}
