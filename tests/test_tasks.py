@@ -287,8 +287,7 @@ def test_a_cell_counts_by_the_square_of_its_error_up_to_a_bend_and_by_the_error_
 
 def test_the_loss_counts_few_lost_cells_less_than_their_square_and_says_the_square_too() -> None:
     *_, task, _ = played(told=True)
-    weight, scenery = torch.ones_like(task.weight), torch.ones_like(task.scenery)
-    task = replace(task, own=None, mask=torch.zeros_like(task.mask), weight=weight, scenery=scenery)
+    task = replace(task, own=None, mask=torch.zeros_like(task.mask), weight=torch.ones_like(task.weight))
     frames = task.target.shape[1]
 
     class Blind:
@@ -306,22 +305,16 @@ def test_the_loss_counts_few_lost_cells_less_than_their_square_and_says_the_squa
     assert float(loss) < later / 3
 
 
-def test_scenery_counts_more_where_the_camera_moves() -> None:
+def test_scenes_count_more_where_the_camera_moves_objects_and_scenery_alike() -> None:
     batch = next(batch for batch in (draw(5, step, 6, 3) for step in range(20)) if {camera_of(reel) for reel in batch.reels} > {"still"})
-    target = torch.zeros(6, 3, 24, 10, 16)
-    task = Lesson(SMALL, ModelRecipe(own=0.0), pocket_random(), ROLES).task(batch, target, 0)
-    assert task.scenery.tolist() == [1.0 if camera_of(reel) == "still" else task.recipe.panning for reel in batch.reels]
-    assert task.part(slice(2, 4)).scenery.tolist() == task.scenery[2:4].tolist()
-
-    class Beside:
-        spec = SMALL
-
-        def predict(self, clip: object) -> tuple[torch.Tensor, torch.Tensor]:
-            return target + 0.01, torch.zeros(())
-
-    even = replace(task, weight=torch.ones_like(task.weight), mask=torch.zeros_like(task.mask))
-    once, thrice = (replace(even, scenery=torch.full((6,), value)).loss(Beside())[0] for value in (1.0, 3.0))  # pyright: ignore[reportArgumentType]
-    assert float(thrice) == pytest.approx(3 * float(once))
+    recipe = ModelRecipe(own=0.0)
+    task, even = (
+        Lesson(SMALL, one, pocket_random(), ROLES).task(batch, torch.zeros(6, 3, 24, 10, 16), 0)
+        for one in (recipe, replace(recipe, panning=1.0))
+    )
+    moving = torch.tensor([1.0 if camera_of(reel) == "still" else recipe.panning for reel in batch.reels])
+    assert moving.max() == recipe.panning > 1
+    assert torch.equal(task.weight, even.weight * moving[:, None])
 
 
 def camera_of(reel: list[Piece]) -> str:

@@ -15,11 +15,11 @@ class ModelRecipe:
     to long as training proceeds: `lengths` are (until this share of the steps, chunks, weight). Every batch of clips is used `reuse`
     times, with other noise. A latent cell that is wrong by more than `robust` counts by how far it is wrong and no longer by the square of
     it (pseudo-Huber, arXiv 2310.14189 section 3.3): what cannot be known is then drawn sharp at one place rather than blurred over all, and
-    few lost objects do not outweigh the rest of the picture. `object_weight` is what objects weigh more than scenery, which counts
-    `panning` fold where the camera moves: there it is drawn anew in every chunk, and what softens it a little each time adds up. `near`
-    weighs what local heads stray. `own` is the share of steps, late, with the model's own past in a share `swap` of its chunks; of the
-    chunks of these steps a share `met` is denoised from what its sampler met, and all towards what the world does next from there
-    (`fkv.pocket.guide`). A run that goes on from weights leaves the mean of both, those counted `keep` (arXiv 2109.01903)."""
+    few lost objects do not outweigh the rest of the picture. `object_weight` is what objects weigh more than scenery; all counts `panning`
+    fold where the camera moves: there it is drawn anew in every chunk, and what softens it a little each time adds up. `near` weighs what
+    local heads stray. `own` is the share of steps, late, with the model's own past in a share `swap` of its chunks; of the chunks of these
+    steps a share `met` is denoised from what its sampler met, and all towards what the world does next from there (`fkv.pocket.guide`). A
+    run that goes on from weights leaves the mean of both, those counted `keep` (arXiv 2109.01903)."""
 
     steps: int = 8000
     warmup: int = 100

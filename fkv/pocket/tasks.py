@@ -31,14 +31,13 @@ Drawn = tuple[np.ndarray, np.ndarray]
 
 @dataclass(frozen=True)
 class Task:
-    """A batch ready for the network: the clip, its x0 target [b, F, c, H, W], its object masks [b, F, H, W], loss weights [b, F] and what
-    scenery weighs in it [b], and, where the clip is first to be partly the network's own, what that takes."""
+    """A batch ready for the network: the clip, its x0 target [b, F, c, H, W], its object masks [b, F, H, W] and loss weights [b, F], and,
+    where the clip is first to be partly the network's own, what that takes."""
 
     clip: Clip
     target: Tensor
     mask: Tensor
     weight: Tensor
-    scenery: Tensor
     recipe: ModelRecipe
     own: Own | None = None
 
@@ -46,7 +45,7 @@ class Task:
         c = self.clip
         clip = Clip(c.clean[clips], c.noisy[clips], c.sigma[clips], c.text[clips], c.frames, c.sight)
         own = None if self.own is None else self.own.part(clips)
-        parts = {name: getattr(self, name)[clips] for name in ("target", "mask", "weight", "scenery")}
+        parts = {name: getattr(self, name)[clips] for name in ("target", "mask", "weight")}
         return replace(self, clip=clip, own=own, **parts)
 
     def loss(self, teacher: Teacher) -> tuple[Tensor, float]:
@@ -55,8 +54,7 @@ class Task:
         task = self if self.own is None else self.own.played(teacher, self)
         found, stray = teacher.predict(task.clip)
         error = (found - task.target).square().mean(dim=2)
-        scenery = task.scenery[:, None, None, None]
-        weight = (scenery + self.recipe.object_weight * task.mask) * task.weight[:, :, None, None]
+        weight = (1 + self.recipe.object_weight * task.mask) * task.weight[:, :, None, None]
         later = float(error[:, teacher.spec.chunk :].detach().mean())
         return (robust(error, self.recipe.robust) * weight).mean() + self.recipe.near * stray, later
 
@@ -208,9 +206,9 @@ class Lesson:
             frames=batch.numbers,
             sight=sample_sight(frames // chunk, self.spec, rng, self.roles),
         )
-        weight = batch.told.to(target) / (level[:, :, 0, 0, 0].square() + 0.1)
-        scenery = torch.tensor([recipe.panning if reel[-1].scene.camera != "still" else 1.0 for reel in batch.reels]).to(target)
-        return Task(clip, target, batch.mask.to(target), weight, scenery, recipe, own)
+        moving = torch.tensor([recipe.panning if reel[-1].scene.camera != "still" else 1.0 for reel in batch.reels]).to(target)
+        weight = batch.told.to(target) * moving[:, None] / (level[:, :, 0, 0, 0].square() + 0.1)
+        return Task(clip, target, batch.mask.to(target), weight, recipe, own)
 
     def own(self, batch: Batch, target: Tensor, sigma: Tensor, generator: torch.Generator) -> tuple[Own, Tensor]:
         """What a clip is played with, and its noise levels, which are the sampler's where a chunk is taken from one of its states. A gap in
