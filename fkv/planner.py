@@ -98,7 +98,7 @@ def parameters(net: WanConfig) -> int:
     attention = 4 * (d * d + d) + 2 * d
     block = 6 * d + 2 * attention + 2 * d + (d * net.ffn + net.ffn) + (net.ffn * d + d)
     text, time = net.text_dim * d + d + d * d + d, net.freq_dim * d + d + d * d + d
-    return (patch + 1) * d + net.places * d + text + time + 6 * (d * d + d) + net.layers * block + 2 * d + (d + 1) * patch
+    return (patch + 1) * d + (net.places + net.period) * d + text + time + 6 * (d * d + d) + net.layers * block + 2 * d + (d + 1) * patch
 
 
 def resized(spec: ModelSpec, size: Size) -> ModelSpec:

@@ -12,7 +12,8 @@ from typing import Any
 @dataclass(frozen=True)
 class WanConfig:
     """Sizes of a `CausalWan` network. `gelu` is "tanh" in every published checkpoint; "erf" is cheaper on a CPU. `places` is the number of
-    tokens of a frame that have a learned embedding of their place besides the rotary one; 0, none, in every published checkpoint."""
+    tokens of a frame that have a learned embedding of their place besides the rotary one, `period` that of latent frames that have one of
+    their number, which begins anew after so many; 0, none, in every published checkpoint."""
 
     dim: int = 1536
     heads: int = 12
@@ -26,6 +27,7 @@ class WanConfig:
     eps: float = 1e-6
     gelu: str = "tanh"
     places: int = 0
+    period: int = 0
 
     def __post_init__(self) -> None:
         if self.dim % self.heads:
@@ -159,7 +161,9 @@ class ModelSpec:
 POCKET = ModelSpec(
     name="pocket",
     title="Pocket",
-    net=WanConfig(dim=192, heads=8, layers=6, ffn=512, freq_dim=64, text_dim=112, text_len=16, channels=24, gelu="erf", places=40),
+    net=WanConfig(
+        dim=192, heads=8, layers=6, ffn=512, freq_dim=64, text_dim=112, text_len=16, channels=24, gelu="erf", places=40, period=30
+    ),
     schedule=Schedule(steps=(1000, 800, 550, 300), shift=1.0, warp=False, sampler="renoise"),
     codec="pocket",
     text="pocket",

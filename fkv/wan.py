@@ -118,6 +118,7 @@ class CausalWan(nn.Module):
         dim = config.dim
         self.patch_embedding = nn.Conv3d(config.channels, dim, config.patch, stride=config.patch)
         self.place_embedding = nn.Parameter(torch.zeros(config.places, dim)) if config.places else None
+        self.frame_embedding = nn.Parameter(torch.zeros(config.period, dim)) if config.period else None
         self.text_embedding = nn.Sequential(nn.Linear(config.text_dim, dim), nn.GELU(approximate="tanh"), nn.Linear(dim, dim))
         self.time_embedding = nn.Sequential(nn.Linear(config.freq_dim, dim), nn.SiLU(), nn.Linear(dim, dim))
         self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
@@ -147,10 +148,19 @@ class CausalWan(nn.Module):
         embedding = self.time_embedding(torch.cat((angles.cos(), angles.sin()), dim=-1).to(self.dtype))
         return embedding, self.time_projection(embedding).unflatten(-1, (6, -1))
 
-    def patchify(self, x: Tensor) -> Tensor:
-        """Latents [b, f, c, H, W] to tokens [b, f*rows*columns, D], frame-major then row-major."""
+    def learned(self, frames: Tensor, tokens: int) -> Tensor | None:
+        """What is added to the tokens of latent frames with the numbers `frames` [f], so many `tokens` each, for where and when they are:
+        [f * tokens, D]; None where the model has learned nothing of it."""
+        places, numbers = self.place_embedding, self.frame_embedding
+        if numbers is None:
+            return None if places is None else places.repeat(len(frames), 1)
+        when = numbers[frames % len(numbers)].repeat_interleave(tokens, dim=0)
+        return when if places is None else when + places.repeat(len(frames), 1)
+
+    def patchify(self, x: Tensor, learned: Tensor | None) -> Tensor:
+        """Latents [b, f, c, H, W] to tokens [b, f*rows*columns, D], frame-major then row-major, with what is `learned` of them."""
         tokens = self.patch_embedding(x.to(self.dtype).transpose(1, 2)).flatten(2).transpose(1, 2)
-        return tokens if self.place_embedding is None else tokens + self.place_embedding.repeat(x.shape[1], 1)
+        return tokens if learned is None else tokens + learned
 
     def unpatchify(self, tokens: Tensor, frames: int, rows: int, columns: int) -> Tensor:
         """[b, f*rows*columns, patch*c] to latents [b, f, c, H, W]; inside a patch the channel is last."""
@@ -182,7 +192,7 @@ class CausalWan(nn.Module):
         frames, rows, columns = x.shape[1], x.shape[3] // self.config.patch[1], x.shape[4] // self.config.patch[2]
         rotation = rope.rotation(rope.grid(start, frames, rows, columns, x.device), self.config.head_dim)
         embedding, time = self.read_time(t)
-        tokens = self.patchify(x)
+        tokens = self.patchify(x, self.learned(torch.arange(start, start + frames, device=x.device), rows * columns))
         for layer, block in enumerate(self.layers()):
             shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = block.parts(time)
             inner = block.modulated(tokens, shift, scale)

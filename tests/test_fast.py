@@ -75,6 +75,13 @@ def test_every_policy_draws_the_same_frames_on_both_paths_also_across_a_change_o
             ]
 
 
+def test_what_is_learned_of_places_and_frames_is_the_same_on_both_paths() -> None:
+    spec = tiny_spec(period=4)
+    readable, fast = tiny_stream(spec, "forcing-kv"), fast_stream(spec, "forcing-kv")
+    for _ in range(6):
+        torch.testing.assert_close(fast.step().latents, readable.step().latents, atol=ATOL, rtol=0)
+
+
 @TWO
 def test_bfloat16_on_the_fast_path_stays_as_near_to_float32_as_on_the_readable_one(text: str) -> None:
     spec = tiny_spec(steps=1)
@@ -209,7 +216,7 @@ def test_what_a_model_remembers_of_times_and_places_does_not_grow() -> None:
         stream.step()
     model = stream.model
     assert isinstance(model, FastWan)
-    assert len(model._turns) <= 8
+    assert len(model._whens) <= 8
     assert len(model._clocks) == 2
 
 

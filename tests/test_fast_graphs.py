@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from fkv.fast import SlotCache, prepare
 from fkv.fast.graphs import Recorder, Recordings
 from fkv.fast.model import FastWan
+from fkv.spec import ModelSpec
 from fkv.stream import Stream, seeded_noise
 from tests.test_fast import fast_stream
 from tests.tiny import tiny_model, tiny_policy, tiny_spec, tiny_text
@@ -50,8 +51,8 @@ def tape(work: Callable[[], Tensor]) -> tuple[Callable[[], object], Tensor]:
     return lambda: place.copy_(written.again(out)), place
 
 
-def recorded_stream(text: str, recorder: Recorder = tape) -> Stream:
-    spec = tiny_spec()
+def recorded_stream(text: str, recorder: Recorder = tape, spec: ModelSpec | None = None) -> Stream:
+    spec = spec or tiny_spec()
     model = prepare(tiny_model(spec))
     model.recorder = lambda: recorder
     return Stream(model, spec, tiny_text(spec), tiny_policy(text, spec.geometry), seeded_noise(0, spec))
@@ -63,9 +64,11 @@ def recordings(stream: Stream) -> Recordings:
     return stream.cache.recordings
 
 
+@pytest.mark.parametrize("period", [0, 4])
 @pytest.mark.parametrize("text", ["full:9", "forcing-kv"])
-def test_replayed_passes_draw_the_same_frames_also_across_a_change_of_prompt(text: str) -> None:
-    recorded, plain = recorded_stream(text), fast_stream(tiny_spec(), text)
+def test_replayed_passes_draw_the_same_frames_also_across_a_change_of_prompt(text: str, period: int) -> None:
+    spec = tiny_spec(period=period)
+    recorded, plain = recorded_stream(text, spec=spec), fast_stream(spec, text)
     for chunk in range(10):
         if chunk == 6:
             for stream in (recorded, plain):

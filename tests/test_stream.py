@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fkv.policies import parse
 from fkv.stream import Stream, Trace, cleaned, implied, noised, seeded_noise
-from tests.tiny import tiny_model, tiny_policy, tiny_spec, tiny_stream, tiny_text
+from tests.tiny import tiny_cache, tiny_model, tiny_policy, tiny_spec, tiny_stream, tiny_text
 
 
 def test_noise_depends_on_seed_and_chunk_only() -> None:
@@ -174,3 +174,12 @@ def test_a_stream_does_not_grow_however_long_it_runs() -> None:
         assert stream._opening is not None
         sizes.append((stream.cache.allocated, stream._newest.untyped_storage().nbytes(), stream._opening.shape[1]))
     assert sizes[12] == sizes[-1]
+
+
+def test_what_is_learned_of_a_frames_number_begins_anew_after_a_period() -> None:
+    spec = tiny_spec(period=4)
+    model, x = tiny_model(spec), torch.randn(1, 3, *spec.latent, generator=torch.Generator().manual_seed(0))
+    text = model.read_text(tiny_text(spec))
+    first, next_one, again = (model(x, 500.0, text, tiny_cache(spec, "full"), start) for start in (2, 3, 6))
+    torch.testing.assert_close(again, first, atol=1e-5, rtol=0)
+    assert (next_one - first).abs().max() > 0.05

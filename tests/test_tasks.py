@@ -20,9 +20,11 @@ from fkv.pocket.tasks import Lesson, Own, Task, robust
 from fkv.pocket.teacher import Teacher, local_heads
 from fkv.pocket.train import ASSETS
 from fkv.pocket.world import Object, Scene, layout_of, parsed_of
+from fkv.spec import POCKET
 from fkv.stream import Stream, Trace, noised
 from fkv.text import MOTIONS, THEMES, encode_many
 from fkv.text.meaning import plain
+from fkv.text.motion import pan
 from fkv.wan import CausalWan
 
 ROLES = ((2,), (0, 3))
@@ -129,18 +131,34 @@ def test_clips_that_begin_late_lean_to_moments_at_which_something_comes_back() -
     assert not comes_back(falling, away[-1] + 8, 60), "it has not gone"
     assert not comes_back(orbiting, 0, 240)
     rng = np.random.default_rng(0)
-    begun = [later_start(falling, 120, 12, rng) for _ in range(40)]
-    assert all(first > 0 and first % 12 == 0 for first in begun)
+    begun = [later_start(falling, begin, 120, rng) for begin in (0, 36) for _ in range(40)]
+    assert all(first > 0 and first % 120 == begin for begin, some in ((0, begun[:40]), (36, begun[40:])) for first in some)
     plain = np.mean([comes_back(falling, 12 * step, 120) for step in range(1, 60)])
     assert np.mean([comes_back(falling, first, 120) for first in begun]) > (1 + plain) / 2
 
 
 def test_the_chunk_after_a_gap_in_time_is_no_target() -> None:
-    batch = next(batch for batch in (draw(5, step, 4, 9) for step in range(20)) if batch.numbers[3] > 3)
+    batch = next(batch for batch in (draw(5, step, 4, 9) for step in range(20)) if batch.gap)
+    assert batch.numbers[3] == batch.numbers[2] + 1 + 3 * batch.gap
     known = [list(clip[::3]) for clip in batch.told]
     assert all(one[2] for one in known)
     assert not any(one[1] for one in known if one[0])
     assert any(one == [1, 0, 1] for one in known)
+
+
+def test_a_frames_number_stands_for_the_same_moment_of_the_pan_in_every_clip_also_after_a_cut() -> None:
+    begun, after = set(), set()
+    for step in range(12):
+        batch = draw(5, step, 4, 9)
+        begun.add(int(batch.numbers[0]))
+        for reel in batch.reels:
+            times = np.concatenate([np.arange(piece.first, piece.first + piece.count, 4) + piece.scene.after for piece in reel])
+            assert np.array_equal(times % 120 // 4, batch.numbers % POCKET.net.period)
+            after.add(reel[-1].scene.after > 0)
+            assert all(piece.scene.camera_x(3.0) == pan(piece.scene.camera, piece.scene.after + 3.0) for piece in reel)
+    assert 0 in begun
+    assert len(begun) > 3
+    assert after == {False, True}
 
 
 def gapped(most: int, *, lean: bool = True) -> Batch:

@@ -24,9 +24,14 @@ def tiny_spec(
     head_dim: int = 8,
     steps: int = 2,
     sampler: str = "renoise",
+    period: int = 0,
 ) -> ModelSpec:
-    """A model row with `rows` x `columns` tokens a frame and 4 latent channels; one layer row is 2 x 2 latents a token."""
-    net = WanConfig(dim=heads * head_dim, heads=heads, layers=layers, ffn=32, freq_dim=8, text_dim=6, text_len=5, channels=4)
+    """A model row with `rows` x `columns` tokens a frame and 4 latent channels; one layer row is 2 x 2 latents a token. With a `period`
+    places in the frame are learned too."""
+    net = WanConfig(
+        dim=heads * head_dim, heads=heads, layers=layers, ffn=32, freq_dim=8, text_dim=6, text_len=5, channels=4,
+        places=rows * columns if period else 0, period=period,
+    )  # fmt: skip
     schedule = Schedule(steps=tuple(1000 - i * 750 / steps for i in range(steps)), sampler=sampler)
     return ModelSpec("tiny", "Tiny", net, schedule, "", "", chunk=chunk, latent=(4, 2 * rows, 2 * columns))
 
@@ -35,7 +40,11 @@ def tiny_model(spec: ModelSpec, seed: int = 0, dtype: torch.dtype = torch.float3
     """The network of a row with random weights; the same for the same seed."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return CausalWan(spec.net).to(dtype).eval().requires_grad_(False)
+        model = CausalWan(spec.net)
+        for learned in (model.place_embedding, model.frame_embedding):
+            if learned is not None:
+                torch.nn.init.normal_(learned)
+        return model.to(dtype).eval().requires_grad_(False)
 
 
 def tiny_text(spec: ModelSpec, batch: int = 1, seed: int = 0) -> Tensor:

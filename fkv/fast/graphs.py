@@ -1,8 +1,8 @@
 """CUDA graphs for noisy passes: what a pass does is recorded once for each phase and timestep, and replayed without Python.
 
-A recording reads fixed places: its own copies of the latents and of the rotation, the lane's fixed slots, the prompt's keys and values. It
-is made the second time a pass is met, so that kernels have been chosen and compiled, checked against the pass itself, and forgotten with
-the slots or the prompt it reads.
+A recording reads fixed places: its own copies of the latents and of what their frames' numbers give, the lane's fixed slots, the prompt's
+keys and values. It is made the second time a pass is met, so that kernels have been chosen and compiled, checked against the pass itself,
+and forgotten with the slots or the prompt it reads.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-Work = Callable[[Tensor, Tensor], Tensor]
+Given = tuple[Tensor, ...]  # the latents, and what else changes from chunk to chunk
+Work = Callable[..., Tensor]
 Replay = Callable[[], object]
 ALLOWED = 1e-2  # share of the largest value by which a replay may differ from the pass it was recorded from
 
@@ -43,14 +44,13 @@ class CudaRecorder:
 class Recording:
     """One recorded pass and the places it reads."""
 
-    x: Tensor
-    turn: Tensor
+    given: Given
     replay: Replay
     out: Tensor
 
-    def again(self, x: Tensor, turn: Tensor) -> Tensor:
-        self.x.copy_(x)
-        self.turn.copy_(turn)
+    def again(self, given: Given) -> Tensor:
+        for own, new in zip(self.given, given, strict=True):
+            own.copy_(new)
         self.replay()
         return self.out.clone()
 
@@ -65,31 +65,31 @@ class Recordings:
     replayed: int = 0
     refused: str = ""
 
-    def run(self, t: float, x: Tensor, turn: Tensor, places: tuple[object, ...], work: Work) -> Tensor:
-        """The result of `work(x, turn)`, replayed where it can be. `places`, compared by identity, are all else that the work reads."""
+    def run(self, t: float, given: Given, places: tuple[object, ...], work: Work) -> Tensor:
+        """The result of `work(*given)`, replayed where it can be. `places`, compared by identity, are all else that the work reads."""
         if len(self.places) != len(places) or any(old is not new for old, new in zip(self.places, places)):
             self.made, self.places = {}, places
-        key = (t, x.shape)
+        key = (t, given[0].shape)
         if self.refused or key not in self.made:
             self.made.setdefault(key, None)
-            return work(x, turn)
-        found = self.made[key] or self._record(key, x, turn, work)
+            return work(*given)
+        found = self.made[key] or self._record(key, given, work)
         if found is None:
-            return work(x, turn)
+            return work(*given)
         self.replayed += 1
-        return found.again(x, turn)
+        return found.again(given)
 
-    def _record(self, key: tuple[float, torch.Size], x: Tensor, turn: Tensor, work: Work) -> Recording | None:
+    def _record(self, key: tuple[float, torch.Size], given: Given, work: Work) -> Recording | None:
         """A recording that gives what the work gives; None, for good and with the reason, where there is none."""
-        wanted = work(x, turn)
-        own = (x.clone(), turn.clone())
+        wanted = work(*given)
+        own = tuple(one.clone() for one in given)
         try:
             replay, out = self.recorder(lambda: work(*own))
         except RuntimeError as error:
             self.refused = str(error).splitlines()[0]
             return None
-        found = Recording(*own, replay, out)
-        apart = float((found.again(x, turn).float() - wanted.float()).abs().max() / wanted.float().abs().max())
+        found = Recording(own, replay, out)
+        apart = float((found.again(given).float() - wanted.float()).abs().max() / wanted.float().abs().max())
         if not apart <= ALLOWED:
             self.refused = f"a replay differs from its pass by {apart:.1e}"
             return None

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +27,13 @@ from fkv.spec import Geometry, ModelSpec
 from fkv.wan import Block, CausalWan, Probe, TextKV
 
 REMEMBERED, SMALL = 8, 64
+
+
+class When(NamedTuple):
+    """What the numbers of a chunk's frames give: complex rotation [L, 1, h or 1, d / 2], and what is learned of them [L, D], if any."""
+
+    turn: Tensor
+    learned: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -77,7 +85,7 @@ class FastWan(CausalWan):
         self.config = model.config
         for name, child in model.named_children():
             self.add_module(name, child)
-        self.place_embedding = model.place_embedding
+        self.place_embedding, self.frame_embedding = model.place_embedding, model.frame_embedding
         self.train(model.training).requires_grad_(False)
         self.attention = Attention(attention)
         self.kernels: Kernels | None = None
@@ -86,7 +94,7 @@ class FastWan(CausalWan):
         self.recorder: Callable[[], Recorder] | None = None
         self.projections = tuple(project(block) for block in self.layers())
         self._clocks: dict[float, Clock] = {}
-        self._turns: dict[tuple[int, int, int, int], Tensor] = {}
+        self._whens: dict[tuple[int, int, int, int], When] = {}
 
     @property
     def backend(self) -> str:
@@ -114,58 +122,59 @@ class FastWan(CausalWan):
             self._clocks[t] = clock(self, t)
         return self._clocks[t]
 
-    def turn(self, start: int, frames: int, rows: int, columns: int) -> Tensor:
-        """The complex rotation of a run of frames; the passes of a chunk, in every lane, share it."""
+    def when(self, start: int, frames: int, rows: int, columns: int) -> When:
+        """What the passes of a chunk, in every lane, share."""
         key = (start, frames, rows, columns)
-        if key not in self._turns:
-            while len(self._turns) >= REMEMBERED:
-                del self._turns[next(iter(self._turns))]
-            angles = ops.rotation(*key, self.config.head_dim, self.head.modulation.device)
-            self._turns[key] = ops.cis(angles, self.config.heads)
-        return self._turns[key]
+        if key not in self._whens:
+            while len(self._whens) >= REMEMBERED:
+                del self._whens[next(iter(self._whens))]
+            device = self.head.modulation.device
+            turn = ops.cis(ops.rotation(*key, self.config.head_dim, device), self.config.heads)
+            self._whens[key] = When(turn, self.learned(torch.arange(start, start + frames, device=device), rows * columns))
+        return self._whens[key]
 
     @torch.inference_mode()
     def forward(self, x: Tensor, t: Tensor | float, text: TextKV, cache: KVCache, start: int, probe: Probe | None = None) -> Tensor:
         """As in `CausalWan`; a timestep per frame goes the readable way."""
         if isinstance(t, Tensor):
             return super().forward(x, t, text, cache, start, probe)
-        turn = self.turn(start, x.shape[1], *self._grid(x))
-        if probe is None and isinstance(cache, SlotCache) and cache.recordings and not cache.writable and cache.ready(turn.shape[0]):
-            places = (cache.epoch, text)
-            return cache.recordings.run(t, x, turn, places, lambda x, turn: self._flow(x, t, turn, text, cache, start, None))
-        return self._flow(x, t, turn, text, cache, start, probe)
+        when = self.when(start, x.shape[1], *self._grid(x))
+        if probe is None and isinstance(cache, SlotCache) and cache.recordings and not cache.writable and cache.ready(when.turn.shape[0]):
+            given, places = (x, *(part for part in when if part is not None)), (cache.epoch, text)
+            return cache.recordings.run(t, given, places, lambda x, *when: self._flow(x, t, When(*when), text, cache, start, None))
+        return self._flow(x, t, when, text, cache, start, probe)
 
     @torch.inference_mode()
     def remember(self, x: Tensor, t: Tensor | float, text: TextKV, cache: KVCache, start: int) -> None:
         if isinstance(t, Tensor):
             super().forward(x, t, text, cache, start)
         else:
-            self._through(x, t, self.turn(start, x.shape[1], *self._grid(x)), text, cache, start, None, whole=False)
+            self._through(x, t, self.when(start, x.shape[1], *self._grid(x)), text, cache, start, None, whole=False)
 
     def _grid(self, x: Tensor) -> tuple[int, int]:
         """Rows and columns of tokens in a frame of latents."""
         return x.shape[3] // self.config.patch[1], x.shape[4] // self.config.patch[2]
 
-    def _flow(self, x: Tensor, t: float, turn: Tensor, text: TextKV, cache: KVCache, start: int, probe: Probe | None) -> Tensor:
-        tokens = self._through(x, t, turn, text, cache, start, probe, whole=True)
+    def _flow(self, x: Tensor, t: float, when: When, text: TextKV, cache: KVCache, start: int, probe: Probe | None) -> Tensor:
+        tokens = self._through(x, t, when, text, cache, start, probe, whole=True)
         return self.unpatchify(F.linear(tokens, self.head.head.weight, self.head.head.bias), x.shape[1], *self._grid(x))
 
     def _through(
-        self, x: Tensor, t: float, turn: Tensor, text: TextKV, cache: KVCache, start: int, probe: Probe | None, *, whole: bool
+        self, x: Tensor, t: float, when: When, text: TextKV, cache: KVCache, start: int, probe: Probe | None, *, whole: bool
     ) -> Tensor:
         """Normed tokens [b, L, D] before the final projection; not `whole`, the last layer only hands over its keys and values."""
         times, eps = self.clock(t), self.config.eps
         residual_norm = ops.residual_norm if self.kernels is None else self.kernels.residual_norm
-        tokens = self.patchify(x).contiguous()
+        tokens = self.patchify(x, when.learned).contiguous()
         inner = F.layer_norm(tokens, tokens.shape[-1:], times.layers[0].weight, times.layers[0].bias, eps)
         for layer, (block, projection, now) in enumerate(zip(self.layers(), self.projections, times.layers)):
             qkv = F.linear(inner, projection.weight, projection.bias).unflatten(-1, (3, self.config.heads, -1))
             last = layer == self.config.layers - 1
             if last and not whole:
-                q, k, v = _sides(ops.turned(qkv, projection.norm, eps, turn))
+                q, k, v = _sides(ops.turned(qkv, projection.norm, eps, when.turn))
                 cache.write(layer, k, v, q)
                 break
-            out = self._mixed(Pass(layer, projection.norm, turn, start, x.shape[1]), qkv, cache, probe)
+            out = self._mixed(Pass(layer, projection.norm, when.turn, start, x.shape[1]), qkv, cache, probe)
             y = F.linear(out.transpose(1, 2).flatten(2), block.self_attn.o.weight, block.self_attn.o.bias)
             inner = residual_norm(tokens, y, now.gate, block.norm3.weight, block.norm3.bias, eps)
             inner = residual_norm(tokens, self._read(block, inner, text[layer]), None, now.ffn_weight, now.ffn_bias, eps)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -15,9 +15,11 @@ from fkv.pocket.guide import Piece, cells
 from fkv.pocket.paint import Renderer, object_mask
 from fkv.pocket.world import Scene, laid_out, layout_of, parsed_of, sample_scene
 from fkv.text import encode_many
+from fkv.text.motion import PAN_PERIOD
 
 GROUP = 4
-TRIES = 4
+TRIES, ROUNDS = 4, 6
+PERIOD = int(PAN_PERIOD)
 PLAYABLE, FAR = 24, 350  # chunks
 
 
@@ -25,8 +27,8 @@ PLAYABLE, FAR = 24, 350  # chunks
 class Batch:
     """frames uint8 [b, 4 * f, height, width, 3]; text [b, len, dim]; mask [b, f, rows, columns] object share per latent cell; told [b, f]
     is 1 where text and past say what the frame shows (not at an untold start, before a cut, or right after a gap); numbers [f] absolute
-    latent frame numbers; how many chunks of time are left out after the first chunk; what each clip was cut from, and whether its text says
-    where objects start."""
+    latent frame numbers, up to whole pans; how many chunks of time are left out after the first chunk; what each clip was cut from, and
+    whether its text says where objects start."""
 
     frames: Tensor
     text: Tensor
@@ -57,12 +59,12 @@ def comes_back(scene: Scene, first: int, count: int) -> bool:
     return False
 
 
-def later_start(scene: Scene, count: int, step: int, rng: np.random.Generator) -> int:
-    """A pixel frame, a multiple of `step`, from which to film `count`: of up to four drawn the first from which something comes back, for
-    such moments are rare and a model that has not met them loses what went out of sight."""
-    first = step
+def later_start(scene: Scene, begin: int, count: int, rng: np.random.Generator) -> int:
+    """A pixel frame beyond 0, some whole pans after `begin`, from which to film `count`: of up to four drawn the first from which something
+    comes back, for such moments are rare and a model that has not met them loses what went out of sight."""
+    first = begin
     for _ in range(TRIES):
-        first = int(rng.integers(1, 60)) * step
+        first = begin + int(rng.integers(begin == 0, ROUNDS)) * PERIOD
         if comes_back(scene, first, count):
             break
     return first
@@ -93,24 +95,28 @@ def film(pieces: list[Piece]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def draw(seed: int, step: int, batch: int, latents: int, chunk: int = 3, *, gaps: bool = True, lean: bool = True) -> Batch:
-    """One batch, of scenes that `lean` to what is hard (`taught`), or as prompts have them. Half of the clips start at scene time 0, the
-    others later (`later_start`), half of these with a text that tells where things were at time 0, which a rolling cache has forgotten by
-    then. With `gaps`, in 40 % of the batches of three chunks or more time jumps forward after the first chunk, which then plays the part
-    of a distant sink: by less than `FAR` chunks, most often by so few that a model can play them itself. One long clip in seven that has no
-    gap cuts to its scene from another one, as after a change of prompt; with `lean`, a third of the others whose text tells where things
-    start, and a quarter of those with a gap, lack an object for some time (`forgotten`): a model learns to draw what it has lost."""
+    """One batch, of scenes that `lean` to what is hard (`taught`), or as prompts have them. In half of the batches clips start at scene
+    time 0, in the others later (`later_start`), half of these with a text that tells where things were at time 0, which a rolling cache has
+    forgotten by then; a frame's number stands for the same moment of the pan in all clips. With `gaps`, in 40 % of the batches of three
+    chunks or more time jumps forward after the first chunk, which then plays the part of a distant sink: by less than `FAR` chunks, most
+    often by so few that a model can play them itself. One long clip in seven that has no gap cuts to its scene from another one, as after a
+    change of prompt; with `lean`, a third of the others whose text tells where things start, and a quarter of those with a gap, lack an
+    object for some time (`forgotten`): a model learns to draw what it has lost."""
     rng = np.random.default_rng((seed, step))
     gap = int(rng.integers(1, rng.choice([PLAYABLE + 1, FAR], p=[0.6, 0.4]))) if gaps and latents > 2 * chunk and rng.random() < 0.4 else 0
     scenes, reels, told = [], [], np.ones((batch, latents), np.float32)
+    group, rest = GROUP * chunk, GROUP * (latents - chunk)
+    late = rest > 0 and rng.random() < 0.5
+    begin = int(rng.integers(PERIOD // group)) * group if late else 0
     for clip in range(batch):
-        scene, group, rest = taught(rng, lean=lean), GROUP * chunk, GROUP * (latents - chunk)
-        start = later_start(scene, group + rest, group, rng) if rest and rng.random() < 0.5 else 0
+        scene = taught(rng, lean=lean)
+        start = later_start(scene, begin, group + rest, rng) if late else 0
         cut = rest > 0 and not gap and rng.random() < 1 / 7
-        start = 0 if cut else start
-        known = start == 0 or rng.random() < 0.5
+        known = cut or not late or rng.random() < 0.5
         if cut:
             other = int(rng.integers(1, latents // chunk)) * group
-            reel = [Piece(taught(rng, lean=lean), int(rng.integers(60)) * group, other), Piece(scene, 0, group + rest - other)]
+            before = Piece(taught(rng, lean=lean), begin + int(rng.integers(ROUNDS)) * PERIOD, other)
+            reel = [before, Piece(replace(scene, after=begin + other), 0, group + rest - other)]
             told[clip, : other // GROUP] = 0
         elif lean and rest and known and rng.random() < (1 / 4 if gap else 1 / 3):
             reel = forgotten(scene, start, group, latents // chunk, gap, rng)
@@ -122,7 +128,7 @@ def draw(seed: int, step: int, batch: int, latents: int, chunk: int = 3, *, gaps
             told[clip, chunk : 2 * chunk] = gap == 0
         scenes.append((scene, known))
         reels.append(reel)
-    numbers = np.arange(latents)
+    numbers = begin // GROUP + np.arange(latents)
     numbers[chunk:] += gap * chunk
     films = [film(reel) for reel in reels]
     layouts = [layout_of(scene, places=known) for scene, known in scenes]

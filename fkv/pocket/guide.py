@@ -1,17 +1,15 @@
 """What the world does next from where a model has brought it.
 
 Asked for a picture in which its own past does not end, a network learns to fade what it cannot place. But the world is known: what to draw
-after its own frames is the scene as the script goes on from the place and the moment at which each object was last seen in them, and from
-where their camera was, drawn back towards the script a little. These are labels of an expert for the states the learner itself gets into
-(DAgger, arXiv 1011.0686).
+after its own frames is the scene as the script goes on from the place and the moment at which each object was last seen in them, drawn back
+towards the script a little. These are labels of an expert for the states the learner itself gets into (DAgger, arXiv 1011.0686). The camera
+is never off: every frame's number tells where it is.
 
 Within a chunk the same holds for the sampler: what it has met half-way already says where its objects will come out. Asked there for
 another place it learns to blur, so it is asked for the same objects, sharp, the nearer to where they came out the less noise is left.
 
 What has been missing where it should be in full view is asked for where the text says that it starts, and goes on from there: the past says
-nothing of it any more, and a network that is asked for it at a place that it cannot know leaves it out for good. So it is with scenery that
-has become so soft that nothing tells where a panning camera is: the pan starts anew from its middle, of which a mean of all its places has
-most. A camera that is late stays so: objects are drawn back towards where text and past tell them to be, but nothing tells how late it is.
+nothing of it any more, and a network that is asked for it at a place that it cannot know leaves it out for good.
 """
 
 from __future__ import annotations
@@ -25,13 +23,11 @@ import numpy as np
 from fkv.metrics.detect import track
 from fkv.pocket.faded import faded
 from fkv.pocket.paint import Renderer, object_mask
-from fkv.pocket.panorama import Panorama
 from fkv.pocket.world import HEIGHT, WIDTH, Object, Scene
-from fkv.text.motion import PAN_PERIOD, behind_wall
+from fkv.text.motion import behind_wall
 
 Array = np.ndarray
 KEEP = 0.8  # what is left after a chunk of an object's delay or shift
-ANEW = PAN_PERIOD / 4  # pixel frames after its beginning, half-way out, at which a pan starts anew
 DELAYS = np.arange(-60.0, 61.0, 4.0)  # pixel frames
 LOOKS = (3, 7, 11)  # frames of a chunk that are looked at
 LOST = 2  # chunks of full view without a trace of an object, after which it is asked for at its start
@@ -42,13 +38,11 @@ SHIFT_SPREAD, DELAY_SPREAD = 6.0, 40.0
 
 class Off(NamedTuple):
     """How many frames objects are late [objects], how many pixels they are beside their places [2, objects] and for how many chunks they
-    have been missing [objects], how many frames the camera is late, and whether nothing tells that, so soft has the scenery become."""
+    have been missing [objects]."""
 
     delay: Array
     shift: Array
     missing: Array
-    camera: float
-    adrift: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,19 +73,19 @@ def cells(mask: Array, group: int) -> Array:
 
 
 def at_place(objects: int) -> Off:
-    return Off(np.zeros(objects), np.zeros((2, objects)), np.zeros(objects, int), 0.0)
+    return Off(np.zeros(objects), np.zeros((2, objects)), np.zeros(objects, int))
 
 
 def apart(one: Off, other: Off) -> bool:
-    """Whether any object is more than half a pixel or a frame elsewhere in one than in the other, or the camera more than a frame."""
+    """Whether any object is more than half a pixel or a frame elsewhere in one than in the other."""
     beside, late = np.hypot(*(one.shift - other.shift)), np.abs(one.delay - other.delay)
-    return bool(beside.max() > 0.5 or late.max() > 1 or abs(one.camera - other.camera) > 1)
+    return bool(beside.max() > 0.5 or late.max() > 1)
 
 
 def between(one: Off, other: Off, share: float) -> Off:
     """`share` of the way from one to the other, with nothing missing."""
-    parts = [here + share * (there - here) for here, there in ((one.delay, other.delay), (one.shift, other.shift))]
-    return Off(parts[0], parts[1], np.zeros_like(one.missing), one.camera + share * (other.camera - one.camera))
+    delay, shift = (here + share * (there - here) for here, there in ((one.delay, other.delay), (one.shift, other.shift)))
+    return Off(delay, shift, np.zeros_like(one.missing))
 
 
 class Guide:
@@ -103,7 +97,6 @@ class Guide:
         self.chunks = [(piece, first) for piece in reel for first in range(piece.first, piece.first + piece.count, count)]
         self.scene: Scene | None = None
         self.painter: Renderer | None = None
-        self.panorama: Panorama | None = None
 
     def enter(self, index: int, *, told: bool) -> None:
         """Go on to a chunk: what things were off is left behind where the scene changes, or nothing tells where they are; what is lost
@@ -113,13 +106,8 @@ class Guide:
         self.script = np.where(np.isinf(piece.starts), 0.0, piece.starts)
         if scene is not self.scene or not told:
             if scene is not self.scene:
-                self.painter = self.panorama = None
+                self.painter = None
             self.scene, self.off, self.begun = scene, at_place(len(scene.objects)), self.script
-        if self.off.adrift:
-            moved = float(scene.camera_x(ANEW)) - float(scene.camera_x(self.first - self.off.camera))
-            shift = self.off.shift + np.array([[moved], [0.0]])
-            self.off = self.off._replace(shift=shift, camera=self.first - ANEW, adrift=False)
-        self.off = self.off._replace(camera=(self.off.camera + PAN_PERIOD / 2) % PAN_PERIOD - PAN_PERIOD / 2)
         self.begun = np.maximum(self.script, self.begun)
         if self.placed:
             lost = self.off.missing >= LOST
@@ -134,21 +122,21 @@ class Guide:
     def planned(self) -> Off:
         """How far things are off at the end of a chunk that is as it is to be."""
         off = self.off
-        return Off(KEEP * off.delay, KEEP * off.shift, np.zeros_like(off.missing), off.camera)
+        return Off(KEEP * off.delay, KEEP * off.shift, np.zeros_like(off.missing))
 
     def paths(self, off: Off | None = None) -> tuple[Array, Array, Array]:
-        """Where objects and camera are in the chunk, on their way back to the script, or as far `off` all along: centres (x, y), each
-        [n, objects], in frame pixels, and the world pixel [n] at the left edge of the view."""
-        scene, (delay, shift, _, camera, _) = self._scene, off or self.off
+        """Where objects and camera are in the chunk, objects on their way back to the script, or as far `off` all along: centres (x, y),
+        each [n, objects], in frame pixels, and the world pixel [n] at the left edge of the view."""
+        scene, (delay, shift, _) = self._scene, off or self.off
         times = np.arange(self.first, self.first + self.count, dtype=np.float64)
         left = np.ones(self.count) if off else np.linspace(1.0, KEEP, self.count)
         ways = [self._way(slot, times - left * delay[slot]) for slot in range(len(scene.objects))]
-        view = np.asarray(scene.camera_x(times - camera))
+        view = np.asarray(scene.camera_x(times))
         x, y = (np.stack(parts, 1) for parts in zip(*ways))
         return x + left[:, None] * shift[0] - view[:, None], y + left[:, None] * shift[1], view
 
     def drawn(self, off: Off | None = None) -> tuple[Array, Array]:
-        """The chunk with objects and camera on these paths: frames uint8 [n, 80, 128, 3] and object masks [n, rows, columns]."""
+        """The chunk with objects on these paths: frames uint8 [n, 80, 128, 3] and object masks [n, rows, columns]."""
         x, y, view = self.paths(off)
         mask = object_mask(self._scene, self.first, self.count, (x, y), view)
         return self._painter.frames(self.first, self.count, (x, y), view), mask
@@ -156,12 +144,9 @@ class Guide:
     def found(self, frames: Array) -> Off:
         """How far things are off in a chunk that came out as `frames` uint8 [n, 80, 128, 3]: as planned where nothing is left of one."""
         scene, looks, times = self._scene, list(LOOKS), self.first + np.array(LOOKS, np.float64)
-        xs, ys, planned_view = (way[looks] for way in self.paths())
+        xs, ys, view = (way[looks] for way in self.paths())
         found = track(frames[looks], [thing.colour for thing in scene.objects])
-        delay, shift, missing, camera, _ = self.planned
-        camera, adrift = self._late(frames[looks], times, camera)
-        view = np.asarray(scene.camera_x(times - camera))
-        xs += (planned_view - view)[:, None]
+        delay, shift, missing = self.planned
         clear = self._clear(xs, ys, view)
         for slot, thing in enumerate(scene.objects):
             one = found[thing.colour]
@@ -175,15 +160,7 @@ class Guide:
                 missing[slot] = self.off.missing[slot] + (here.sum() >= 2)
             if seen.sum() >= 2:
                 delay[slot], shift[:, slot] = self._fit(slot, times[seen], x[seen] + view[seen], y[seen])
-        return Off(delay, shift, missing, camera, adrift)
-
-    def _late(self, frames: Array, times: Array, planned: float) -> tuple[float, bool]:
-        """How many frames the camera is late in these frames, and whether nothing in them tells."""
-        scene = self._scene
-        if scene.camera == "still":
-            return 0.0, False
-        self.panorama = self.panorama or Panorama(scene, self._painter)
-        return self.panorama.late(frames, times, planned)
+        return Off(delay, shift, missing)
 
     def _fit(self, slot: int, times: Array, x: Array, y: Array) -> tuple[float, Array]:
         """The delay and the shift by which the script explains an object at world places (x, y) [n] best, small ones first."""

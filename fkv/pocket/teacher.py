@@ -218,7 +218,8 @@ class Teacher:
         rotation = rope.rotation(pos, self.spec.net.head_dim)
         embedding, time = model.read_time(t)
         text = model.read_text(clip.text)
-        tokens = model.patchify(torch.cat((past, clip.noisy), dim=1))
+        learned = model.learned(frames.to(past.device), geometry.tokens)
+        tokens = model.patchify(torch.cat((past, clip.noisy), dim=1), learned)
         skip, strays, kept = past.shape[1], [], None
         for layer, block in enumerate(model.blocks):
             assert isinstance(block, Block)

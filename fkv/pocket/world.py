@@ -54,7 +54,8 @@ class Truth:
 
 @dataclass(frozen=True)
 class Scene:
-    """Objects (1 to 3, in the order of COLOURS, nearest first), theme, wall and camera; then the hidden layout choices."""
+    """Objects (1 to 3, in the order of COLOURS, nearest first), theme, wall and camera; then the hidden layout choices, and after how many
+    pixel frames of another scene this one begins: the camera's pan goes on where a prompt changes."""
 
     theme: str
     objects: tuple[Object, ...]
@@ -65,6 +66,7 @@ class Scene:
     landmarks: int = 0
     clouds: int = 0
     wall_place: int = 0
+    after: int = 0
 
     @property
     def wall_x(self) -> float:
@@ -73,7 +75,7 @@ class Scene:
 
     def camera_x(self, frame: float | Array) -> float | Array:
         """World pixel at the left edge of the view."""
-        return pan(self.camera, frame)
+        return pan(self.camera, np.asarray(frame) + self.after)
 
     def paths(self, frames: Array, starts: Array | None = None) -> tuple[Array, Array]:
         """Centres (x, y), each [n, objects], in frame pixels after the camera, at pixel frames [n]; ways begin at frame 0 or at `starts`
