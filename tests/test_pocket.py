@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -13,14 +16,15 @@ from safetensors.torch import load_file, save_file
 from untrained import SMALL, small_model
 
 from fkv.codec import PocketCodec, load_pocket, pocket_random
+from fkv.engine import Engine
 from fkv.heads import HeadProfile
 from fkv.pocket import evaluate, run
 from fkv.pocket.choosing import Comparison
-from fkv.pocket.evaluate import EACH, NUMBERS, SHARES, by_kind, rollouts, summary
+from fkv.pocket.evaluate import EACH, NUMBERS, SHARES, Trial, by_kind, rollouts, summary
 from fkv.pocket.means import mean_of
 from fkv.pocket.muon import orthogonal
 from fkv.pocket.recipe import ModelRecipe
-from fkv.pocket.stages import Stages
+from fkv.pocket.stages import Pictures, Stages
 from fkv.pocket.teacher import local_heads
 from fkv.pocket.train import ASSETS, main
 from fkv.pocket.train_model import known_roles, train_model
@@ -40,6 +44,7 @@ def test_a_run_that_goes_on_takes_the_last_lengths_only_and_half_the_rates_and_p
     assert {entry[0] for entry in recipe.lengths} == {1.0}
     assert set(recipe.plan()[0]) == {1, 3, 7, 10}
     assert (recipe.own_from, recipe.own, recipe.swap, recipe.keep) == (0, 0.75, 0.9, 1 / 3)
+    assert recipe.with_rates(0.5) == replace(recipe, matrix_rate=1.25e-3, rate=0.75e-3)
 
 
 def test_a_run_that_goes_on_leaves_the_mean_of_its_weights_and_those_it_began_from(tmp_path: Path) -> None:
@@ -184,6 +189,8 @@ def test_the_command_refuses_bad_numbers_in_one_line(capsys: pytest.CaptureFixtu
     [
         ("model --keep 1.5 --init x", "--keep 1.5"),
         ("model --keep 0.5", "--init"),
+        ("model --rates 0", "--rates 0"),
+        ("model --rates 11", "(0, 10]"),
         ("compare", "folders"),
         ("mean", "folders"),
         ("report assets/pocket", "assets/pocket"),
@@ -225,6 +232,28 @@ def test_a_mean_of_weights_counts_them_by_their_shares_and_says_what_it_is_made_
     assert main(["mean", "--out", str(tmp_path / "c"), str(tmp_path / "a"), str(tmp_path / "d")]) == 2
     assert "another shape" in capsys.readouterr().err
     assert set(load_file(tmp_path / "c" / "model.safetensors")) == set(mixed)
+
+
+@pytest.mark.parametrize("panning", [(), (1,), (1, 3)])
+def test_panning_scenes_are_reported_by_themselves_where_there_are_two_or_more(
+    panning: tuple[int, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every metric is made up of the number of its prompt, so that a mean says which prompts are in it."""
+    prompts = [f"a red ball falling over green hills{', camera panning left' * (number in panning)}" for number in range(4)]
+    weights, profile = tmp_path / "model.safetensors", HeadProfile.from_json((ASSETS / "heads.json").read_text(), POCKET.geometry)
+    weights.write_bytes(b"weights")
+    thing = {"colour": "red", "shape": "ball", "motion": "fall", "right": True, "kept": 1.0, "motion_right": True}
+
+    def made_up(_: object, trial: Trial, texts: Sequence[str], *about: int) -> tuple[dict[str, Any], Pictures]:
+        return {"rows": [dict.fromkeys(SHARES + NUMBERS, number / 4) | {"objects": [thing]} for number in range(len(texts))]}, {}
+
+    monkeypatch.setattr(evaluate, "one_trial", made_up)
+    monkeypatch.setattr(evaluate, "held_out", lambda count: prompts[:count])
+    found, _ = evaluate.compare(cast("Engine", None), profile, Stages(tmp_path, weights), 4, 2, 2)
+    assert (found["full"]["clips"], found["full"]["kept"]["mean"]) == (4, 0.375)
+    assert (found["window"]["clips"], found["window"]["kept"]["mean"]) == (2, 0.125)
+    apart = [found.get(f"{name}, panning camera") for name in ("full", "forcing-kv")]
+    assert [one and (one["clips"], one["kept"]["mean"]) for one in apart] == ([(2, 0.5)] if len(panning) > 1 else [None]) * 2
 
 
 def test_a_long_report_keeps_every_rollout_beside_the_mean() -> None:

@@ -76,5 +76,8 @@ class ModelRecipe:
         """The same for weights that a run has left: the last lengths and the own past from the first step on, in more steps and more chunks
         of them, at half the rates, and a third of those weights kept."""
         last = tuple(entry for entry in self.lengths if entry[0] == self.lengths[-1][0])
-        rates = {"matrix_rate": self.matrix_rate / 2, "rate": self.rate / 2}
-        return replace(self, lengths=last, **rates, own=0.75, swap=0.9, own_from=0.0, keep=1 / 3)
+        return replace(self.with_rates(1 / 2), lengths=last, own=0.75, swap=0.9, own_from=0.0, keep=1 / 3)
+
+    def with_rates(self, share: float) -> ModelRecipe:
+        """The same at `share` of its learning rates."""
+        return replace(self, matrix_rate=self.matrix_rate * share, rate=self.rate * share)

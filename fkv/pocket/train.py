@@ -29,6 +29,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("weights", nargs="*", metavar="FOLDER", help=about)
     parser.add_argument("--steps", type=int, help="training steps of the chosen part (default: the recipe's)")
     parser.add_argument("--decay", type=int, help="last steps in which the learning rate falls to zero (default: the recipe's)")
+    parser.add_argument("--rates", type=float, help="multiply the recipe's learning rates of the model by this (default: 1)")
     parser.add_argument("--passes", type=int, help="chunk forwards per batch of the model (default: the recipe's)")
     parser.add_argument("--seed", type=int, help="seed of data and noise (default: the recipe's)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda (default: auto)")
@@ -83,6 +84,8 @@ def _refusal(arguments: argparse.Namespace) -> str:
         value = getattr(arguments, name)
         if value is not None and value < least:
             return f"--{name} {value} is too small; use {least} or more"
+    if arguments.rates is not None and not 0 < arguments.rates <= 10:
+        return f"--rates {arguments.rates:g} is outside (0, 10]; use 1 for the recipe's rates, 0.5 for half of them"
     if arguments.keep is not None and not 0 <= arguments.keep <= 1:
         return f"--keep {arguments.keep:g} is no share; use 0 (the run alone) to 1 (the weights it began from)"
     if arguments.keep is not None and not arguments.init:
@@ -148,6 +151,7 @@ def _model(part: str, arguments: argparse.Namespace, device: str) -> int:
 
     recipe = _recipe(ModelRecipe().continued() if arguments.init else ModelRecipe(), arguments)
     assert isinstance(recipe, ModelRecipe)
+    recipe = recipe.with_rates(arguments.rates or 1.0)
     if not (arguments.out / "codec.safetensors").is_file():
         print(f"{arguments.out / 'codec.safetensors'} is missing; run `python -m fkv train codec` first", file=sys.stderr)
         return 2
