@@ -215,7 +215,7 @@ def test_objects_are_followed_through_a_gap_that_is_played(monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("gap", [0, 3])
-@pytest.mark.parametrize(("step", "policy"), [(9, "full"), (2, "window"), (1, "forcing-kv")])
+@pytest.mark.parametrize(("step", "policy"), [(9, "full"), (4, "window"), (1, "forcing-kv")])
 def test_what_is_played_is_what_a_stream_makes_and_what_its_sampler_meets(
     step: int, policy: str, gap: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -321,6 +321,15 @@ def test_the_loss_counts_few_lost_cells_less_than_their_square_and_says_the_squa
     assert float(loss) == pytest.approx(float(robust(torch.tensor(9.0), task.recipe.robust)) / cells, rel=1e-4)
     assert later == pytest.approx(9.0 / (cells * (frames - SMALL.chunk) / frames), rel=1e-4)
     assert float(loss) < later / 3
+
+
+def test_half_of_the_chunks_are_drawn_from_noise_alone_and_the_others_from_levels_down_to_the_samplers_last() -> None:
+    lesson = Lesson(POCKET, ModelRecipe(), pocket_random(), ROLES)
+    levels = lesson.levels(50, 40, torch.Generator().manual_seed(0))
+    last = POCKET.schedule.sigma(POCKET.schedule.timesteps()[-1])
+    assert 0.46 < (levels == 1).float().mean() < 0.54
+    assert last - 0.05 <= levels.min() < last
+    assert levels.max() == 1
 
 
 def test_scenes_count_more_where_the_camera_moves_objects_and_scenery_alike() -> None:

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from fkv.pocket.guide import Piece, cells
 from fkv.pocket.paint import Renderer, object_mask
 from fkv.pocket.world import Scene, laid_out, layout_of, parsed_of, sample_scene
+from fkv.pocket.worn import BESIDE
 from fkv.text import encode_many
 from fkv.text.motion import PAN_PERIOD
 
@@ -28,7 +29,7 @@ class Batch:
     """frames uint8 [b, 4 * f, height, width, 3]; text [b, len, dim]; mask [b, f, rows, columns] object share per latent cell; told [b, f]
     is 1 where text and past say what the frame shows (not at an untold start, before a cut, or right after a gap); numbers [f] absolute
     latent frame numbers, up to whole pans; how many chunks of time are left out after the first chunk; what each clip was cut from, and
-    whether its text says where objects start."""
+    whether its text says where objects start; where its past is to be worn, the scenery alone from beside its place, as frames are."""
 
     frames: Tensor
     text: Tensor
@@ -38,6 +39,7 @@ class Batch:
     gap: int
     reels: list[list[Piece]]
     placed: list[bool]
+    bare: Tensor | None = None
 
 
 def taught(rng: np.random.Generator, *, lean: bool = True) -> Scene:
@@ -94,6 +96,15 @@ def film(pieces: list[Piece]) -> tuple[np.ndarray, np.ndarray]:
     return frames, cells(mask, GROUP)
 
 
+def bared(pieces: list[Piece], beside: float) -> np.ndarray:
+    """Pixel frames of the scenery alone; where the camera moves, from `beside` pixels to the right of its place."""
+    views = []
+    for scene, first, count in ((piece.scene, piece.first, piece.count) for piece in pieces):
+        cameras = np.zeros(count) + scene.camera_x(np.arange(first, first + count))
+        views.append(Renderer(scene).scenery(cameras + beside * (scene.camera != "still")))
+    return np.concatenate(views)
+
+
 def draw(seed: int, step: int, batch: int, latents: int, chunk: int = 3, *, gaps: bool = True, lean: bool = True) -> Batch:
     """One batch, of scenes that `lean` to what is hard (`taught`), or as prompts have them. In half of the batches clips start at scene
     time 0, in the others later (`later_start`), half of these with a text that tells where things were at time 0, which a rolling cache has
@@ -101,7 +112,8 @@ def draw(seed: int, step: int, batch: int, latents: int, chunk: int = 3, *, gaps
     chunks or more time jumps forward after the first chunk, which then plays the part of a distant sink: by less than `FAR` chunks, most
     often by so few that a model can play them itself. One long clip in seven that has no gap cuts to its scene from another one, as after a
     change of prompt; with `lean`, a third of the others whose text tells where things start, and a quarter of those with a gap, lack an
-    object for some time (`forgotten`): a model learns to draw what it has lost."""
+    object for some time (`forgotten`): a model learns to draw what it has lost. With `lean`, half of the batches with a past come with what
+    it takes to make that worn."""
     rng = np.random.default_rng((seed, step))
     gap = int(rng.integers(1, rng.choice([PLAYABLE + 1, FAR], p=[0.6, 0.4]))) if gaps and latents > 2 * chunk and rng.random() < 0.4 else 0
     scenes, reels, told = [], [], np.ones((batch, latents), np.float32)
@@ -132,6 +144,8 @@ def draw(seed: int, step: int, batch: int, latents: int, chunk: int = 3, *, gaps
     numbers[chunk:] += gap * chunk
     films = [film(reel) for reel in reels]
     layouts = [layout_of(scene, places=known) for scene, known in scenes]
+    worn = lean and rest > 0 and rng.random() < 1 / 2
+    bare = np.stack([bared(reel, rng.uniform(-BESIDE, BESIDE)) for reel in reels]) if worn else None
     return Batch(
         frames=torch.from_numpy(np.stack([frames for frames, _ in films])),
         text=torch.from_numpy(encode_many([parsed_of(scene) for scene, _ in scenes], layouts)),
@@ -141,6 +155,7 @@ def draw(seed: int, step: int, batch: int, latents: int, chunk: int = 3, *, gaps
         gap=gap,
         reels=reels,
         placed=[known for _, known in scenes],
+        bare=None if bare is None else torch.from_numpy(bare),
     )
 
 

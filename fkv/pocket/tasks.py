@@ -1,10 +1,11 @@
 """What the pocket model is asked for in one step: batches become clips with a disturbed past, and targets.
 
-The clean past is disturbed with a little noise and, towards the end of training, partly replaced by what the model itself makes of it,
-chunk after chunk through the cache, so that long rollouts hold (diffusion forcing, arXiv 2407.01392; Self Forcing, arXiv 2506.08009). What
-is to be denoised is then partly what its own sampler met on the way, and what is to come out is how the world goes on from there
-(`fkv.pocket.guide`). Chunks that nothing in text and past tells of are neither targets nor replaced. Where a clip leaves out some time
-after its first chunk and that is not too long, the model plays it, so that what is trained on comes late in its own play.
+The clean past is disturbed with a little noise, in some clips worn (`fkv.pocket.worn`) and, towards the end of training, partly replaced by
+what the model itself makes of it, chunk after chunk through the cache, so that long rollouts hold (diffusion forcing, arXiv 2407.01392;
+Self Forcing, arXiv 2506.08009). What is to be denoised is then partly what its own sampler met on the way, and what is to come out is how
+the world goes on from there (`fkv.pocket.guide`). Chunks that nothing in text and past tells of are neither targets nor replaced. Where a
+clip leaves out some time after its first chunk and that is not too long, the model plays it, so that what is trained on comes late in its
+own play.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from fkv.pocket.data import GROUP, PLAYABLE, Batch
 from fkv.pocket.guide import Guide, Piece, apart, between, cells
 from fkv.pocket.recipe import ModelRecipe
 from fkv.pocket.teacher import Clip, Teacher, sample_sight
+from fkv.pocket.worn import Worn
 from fkv.spec import ModelSpec
 from fkv.stream import noised
 from fkv.wan import TextKV
@@ -94,7 +96,8 @@ class Own:
     """What it takes to play a clip as the sampler does: its noises [steps, b, F, c, H, W], the share [b, F] to which the past becomes the
     network's own, the state of the sampler [b, F] that a noisy chunk is taken from (0: from the truth), what is told [b, F], the scenes
     and the codec to see by where the network's objects are, whether the text of each clip says where they start, and how many chunks are
-    played between the first of the clip and the next, so that the others come late in a long play (noises and scenes have these too)."""
+    played between the first of the clip and the next, so that the others come late in a long play (noises and scenes have these too); and
+    how its past is `worn`, if it is."""
 
     noises: Tensor
     swap: Tensor
@@ -104,10 +107,12 @@ class Own:
     codec: PocketCodec
     placed: Sequence[bool]
     passed: int = 0
+    worn: Worn | None = None
 
     def part(self, clips: slice) -> Own:
         noises, swap, state, told = self.noises[:, clips], self.swap[clips], self.state[clips], self.told[clips]
-        return replace(self, noises=noises, swap=swap, state=state, told=told, reels=self.reels[clips], placed=self.placed[clips])
+        reels, placed, worn = self.reels[clips], self.placed[clips], self.worn and self.worn.part(clips)
+        return replace(self, noises=noises, swap=swap, state=state, told=told, reels=reels, placed=placed, worn=worn)
 
     @torch.no_grad()
     def played(self, teacher: Teacher, task: Task) -> Task:
@@ -132,6 +137,8 @@ class Own:
                 noisy[:, here] = torch.where(self.state[:, here, None, None, None] == step, x, noisy[:, here])
             made = met[-1][1]
             clean[:, here] += self.swap[:, here, None, None, None] * (made - clean[:, here])
+            if self.worn:
+                clean[:, here] = self.worn.of(clean[:, here], mask[:, here], here)
             placed = self.watch(guides, here.start, decoder.decode(made).cpu().numpy(), clip.sigma[:, index].tolist())
             self.draw(placed, target[:, here], mask[:, here])
             if index + 1 < clip.sigma.shape[1]:
@@ -185,7 +192,8 @@ class Lesson:
     codec: PocketCodec
     roles: Roles
 
-    def task(self, batch: Batch, target: Tensor, step: int) -> Task:
+    def task(self, batch: Batch, target: Tensor, step: int, bare: Tensor | None = None) -> Task:
+        """The task of a step for a batch with these latents, and those of its scenery alone where its past is worn."""
         recipe, chunk = self.recipe, self.spec.chunk
         rng = np.random.default_rng((recipe.seed, 7, step))
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
@@ -197,9 +205,11 @@ class Lesson:
         own = None
         if step >= recipe.own_from * recipe.steps and rng.random() < recipe.own and frames > chunk:
             own, sigma = self.own(batch, target, sigma, generator)
+        mask, worn = batch.mask.to(target), None if bare is None else Worn.drawn(bare, chunk, generator)
+        past = worn.of(target, mask) if worn and not own else target
         level = sigma.repeat_interleave(chunk, dim=1)[:, :, None, None, None].to(target)
         clip = Clip(
-            clean=target + disturbance.to(target),
+            clean=past + disturbance.to(target),
             noisy=(1 - level) * target + level * noise,
             sigma=sigma.to(target),
             text=batch.text.to(target),
@@ -208,7 +218,7 @@ class Lesson:
         )
         moving = torch.tensor([recipe.panning if reel[-1].scene.camera != "still" else 1.0 for reel in batch.reels]).to(target)
         weight = batch.told.to(target) * moving[:, None] / (level[:, :, 0, 0, 0].square() + 0.1)
-        return Task(clip, target, batch.mask.to(target), weight, recipe, own)
+        return Task(clip, target, mask, weight, recipe, own and replace(own, worn=worn))
 
     def own(self, batch: Batch, target: Tensor, sigma: Tensor, generator: torch.Generator) -> tuple[Own, Tensor]:
         """What a clip is played with, and its noise levels, which are the sampler's where a chunk is taken from one of its states. A gap in
@@ -230,7 +240,8 @@ class Lesson:
         return Own(noises, swap * told, state, told, reels, self.codec, batch.placed, passed), sigma
 
     def levels(self, clips: int, chunks: int, generator: torch.Generator) -> Tensor:
-        """Noise level of every chunk [clips, chunks]: a third at 1, the others uniform down to a little below the sampler's last."""
+        """Noise level of every chunk [clips, chunks]: half at 1, where it is decided how far things move, and the others uniform down to a
+        little below the sampler's last."""
         low = self.spec.schedule.sigma(self.spec.schedule.timesteps()[-1]) - 0.05
         uniform = low + (1 - low) * torch.rand(clips, chunks, generator=generator)
-        return torch.where(torch.rand(clips, chunks, generator=generator) < 1 / 3, torch.ones(()), uniform)
+        return torch.where(torch.rand(clips, chunks, generator=generator) < 1 / 2, torch.ones(()), uniform)

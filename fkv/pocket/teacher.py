@@ -78,16 +78,16 @@ def some_segments(chunks: int, geometry: Geometry, policy: ForcingKV) -> Past:
 
 
 def sample_sight(chunks: int, spec: ModelSpec, rng: np.random.Generator, roles: Roles) -> Sight:
-    """In half of the batches what a Forcing-KV cache with these roles shows, with all heads of layer 0 static. In the others local heads
-    see two frames in four cases of five, and wide heads the model's window (a third of all) or a sink and a shorter one (a sixth)."""
+    """In two batches of five what a Forcing-KV cache with these roles shows, with all heads of layer 0 static. In the others local heads
+    see two frames in four cases of five, and wide heads the model's window (two fifths of all) or a sink and a shorter one (a fifth)."""
     geometry, draw = spec.geometry, rng.random()
     near = some_frames(chunks, geometry, 1, 1)
-    if draw >= 0.5:
+    if draw >= 0.6:
         policy = ForcingKV(roles=roles).fitted(geometry)
         assert isinstance(policy, ForcingKV)
         static = (tuple(range(geometry.heads)), *roles[1:])
         return Sight(near, some_segments(chunks, geometry, policy), policy, static)
-    if draw < 1 / 3:
+    if draw < 0.4:
         wide, policy = rolling(chunks, spec), Full(spec.window)
     else:
         sink, recent = int(rng.choice([0, 1, 3])), int(rng.choice([3, 6, 9]))

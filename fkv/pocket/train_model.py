@@ -109,14 +109,15 @@ class Pool:
 
     def __init__(self, codec: PocketCodec, batches: Iterator[Batch], first: int, device: str):
         self.codec, self.batches, self.next, self.device = codec, batches, first, device
-        self.held: dict[int, tuple[Batch, Tensor]] = {}
+        self.held: dict[int, tuple[Batch, Tensor, Tensor | None]] = {}
 
-    def __getitem__(self, index: int) -> tuple[Batch, Tensor]:
+    def __getitem__(self, index: int) -> tuple[Batch, Tensor, Tensor | None]:
         while self.next <= index:
             batch = next(self.batches)
             target = self.codec.encode(batch.frames.to(self.device))
-            batch.frames = batch.frames[:0]
-            self.held[self.next] = batch, target
+            bare = None if batch.bare is None else self.codec.encode(batch.bare.to(self.device))
+            batch.frames, batch.bare = batch.frames[:0], None
+            self.held[self.next] = batch, target, bare
             self.held.pop(self.next - BLOCK, None)
             self.next += 1
         return self.held[index]
@@ -185,8 +186,8 @@ def train_model(
     progress = run.Progress(work / "model.jsonl", training.next, recipe.steps, "model")
     try:
         for step in range(training.next, recipe.steps):
-            batch, target = pool[recipe.batch_of(step)]
-            progress.step(step, training.step(crew, lesson.task(batch, target, step), plan.rate(step)))
+            batch, target, bare = pool[recipe.batch_of(step)]
+            progress.step(step, training.step(crew, lesson.task(batch, target, step, bare), plan.rate(step)))
             if progress.due():
                 training.save()
             if after is not None:
