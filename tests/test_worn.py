@@ -10,17 +10,18 @@ from torch import Tensor
 from untrained import SMALL, small_model
 
 from fkv.codec import pocket_random
-from fkv.pocket.data import Batch, draw
+from fkv.pocket.data import Batch, draw, loader
 from fkv.pocket.recipe import ModelRecipe
 from fkv.pocket.tasks import Lesson
 from fkv.pocket.teacher import Teacher, local_heads
+from fkv.pocket.train_model import Pool
 from fkv.pocket.worn import FADE, SOFT, Worn
 
 ROLES = ((2,), (0, 3))
 
 
 def worn_batch() -> Batch:
-    return next(batch for batch in (draw(5, step, 4, 9, gaps=False) for step in range(20)) if batch.bare is not None)
+    return next(batch for batch in (draw(5, step, 4, 9, gaps=False, worn=True) for step in range(20)) if batch.bare is not None)
 
 
 def latents(seed: int, clips: int = 4, frames: int = 9) -> Tensor:
@@ -53,11 +54,11 @@ def test_half_of_the_clips_fade_and_half_are_soft_from_some_chunk_on_and_by_no_m
     assert not torch.equal(worn.faded > 0, worn.soft > 0)
 
 
-def test_half_of_the_batches_of_hard_scenes_bring_their_scenery_alone_and_scenes_as_prompts_have_them_none() -> None:
-    batches = [draw(5, step, 1, 6) for step in range(60)]
+def test_half_of_the_batches_that_are_to_be_worn_bring_their_scenery_alone_and_others_none() -> None:
+    batches = [draw(5, step, 1, 6, worn=True) for step in range(60)]
     brought = [batch for batch in batches if batch.bare is not None]
     assert 18 <= len(brought) <= 42
-    assert all(draw(5, step, 1, 6, lean=False).bare is None and draw(5, step, 1, 3).bare is None for step in range(6))
+    assert all(draw(5, step, 1, 6).bare is None and draw(5, step, 1, 3, worn=True).bare is None for step in range(6))
     moved = []
     for batch in brought:
         (reel,), bare = batch.reels, batch.bare
@@ -72,6 +73,21 @@ def test_half_of_the_batches_of_hard_scenes_bring_their_scenery_alone_and_scenes
         else:
             moved.append(float(same[free].float().mean()))
     assert min(moved) < 0.9
+
+
+def test_a_run_gets_the_latents_of_the_scenery_with_those_of_the_batch() -> None:
+    codec, steps = pocket_random(), range(4)
+    pool = Pool(codec, loader(5, steps, [1] * 4, [6] * 4, workers=0, worn=True), 0, "cpu")
+    brought = []
+    for step in steps:
+        fresh, (_, target, bare) = draw(5, step, 1, 6, worn=True), pool[step]
+        assert torch.equal(target, codec.encode(fresh.frames))
+        assert (bare is None) == (fresh.bare is None)
+        if bare is not None and fresh.bare is not None:
+            assert torch.equal(bare, codec.encode(fresh.bare))
+        brought.append(bare is not None)
+    assert any(brought)
+    assert not all(brought)
 
 
 def lost(found: Tensor, whole: Tensor, bare: Tensor) -> Tensor:

@@ -105,14 +105,16 @@ def bared(pieces: list[Piece], beside: float) -> np.ndarray:
     return np.concatenate(views)
 
 
-def draw(seed: int, step: int, batch: int, latents: int, chunk: int = 3, *, gaps: bool = True, lean: bool = True) -> Batch:
+def draw(
+    seed: int, step: int, batch: int, latents: int, chunk: int = 3, *, gaps: bool = True, lean: bool = True, worn: bool = False
+) -> Batch:
     """One batch, of scenes that `lean` to what is hard (`taught`), or as prompts have them. In half of the batches clips start at scene
     time 0, in the others later (`later_start`), half of these with a text that tells where things were at time 0, which a rolling cache has
     forgotten by then; a frame's number stands for the same moment of the pan in all clips. With `gaps`, in 40 % of the batches of three
     chunks or more time jumps forward after the first chunk, which then plays the part of a distant sink: by less than `FAR` chunks, most
     often by so few that a model can play them itself. One long clip in seven that has no gap cuts to its scene from another one, as after a
     change of prompt; with `lean`, a third of the others whose text tells where things start, and a quarter of those with a gap, lack an
-    object for some time (`forgotten`): a model learns to draw what it has lost. With `lean`, half of the batches with a past come with what
+    object for some time (`forgotten`): a model learns to draw what it has lost. With `worn`, half of the batches with a past come with what
     it takes to make that worn."""
     rng = np.random.default_rng((seed, step))
     gap = int(rng.integers(1, rng.choice([PLAYABLE + 1, FAR], p=[0.6, 0.4]))) if gaps and latents > 2 * chunk and rng.random() < 0.4 else 0
@@ -144,8 +146,8 @@ def draw(seed: int, step: int, batch: int, latents: int, chunk: int = 3, *, gaps
     numbers[chunk:] += gap * chunk
     films = [film(reel) for reel in reels]
     layouts = [layout_of(scene, places=known) for scene, known in scenes]
-    worn = lean and rest > 0 and rng.random() < 1 / 2
-    bare = np.stack([bared(reel, rng.uniform(-BESIDE, BESIDE)) for reel in reels]) if worn else None
+    wears = worn and rest > 0 and rng.random() < 1 / 2
+    bare = np.stack([bared(reel, rng.uniform(-BESIDE, BESIDE)) for reel in reels]) if wears else None
     return Batch(
         frames=torch.from_numpy(np.stack([frames for frames, _ in films])),
         text=torch.from_numpy(encode_many([parsed_of(scene) for scene, _ in scenes], layouts)),
@@ -160,19 +162,20 @@ def draw(seed: int, step: int, batch: int, latents: int, chunk: int = 3, *, gaps
 
 
 class Stream(IterableDataset[Batch]):
-    """Batches of the given steps; `clips[step]` and `lengths[step]` give the number of clips of a step and their latent frames."""
+    """Batches of the given steps, some to be `worn`; `clips[step]` and `lengths[step]` give the number of clips of a step and their latent
+    frames."""
 
-    def __init__(self, seed: int, steps: range, clips: list[int], lengths: list[int]):
-        self.seed, self.steps, self.clips, self.lengths = seed, steps, clips, lengths
+    def __init__(self, seed: int, steps: range, clips: list[int], lengths: list[int], *, worn: bool = False):
+        self.seed, self.steps, self.clips, self.lengths, self.worn = seed, steps, clips, lengths, worn
 
     def __iter__(self) -> Iterator[Batch]:
         info = torch.utils.data.get_worker_info()
         offset, stride = (info.id, info.num_workers) if info else (0, 1)
         for step in self.steps[offset::stride]:
-            yield draw(self.seed, step, self.clips[step], self.lengths[step])
+            yield draw(self.seed, step, self.clips[step], self.lengths[step], worn=self.worn)
 
 
-def loader(seed: int, steps: range, clips: list[int], lengths: list[int], workers: int = 1) -> Iterator[Batch]:
+def loader(seed: int, steps: range, clips: list[int], lengths: list[int], workers: int = 1, *, worn: bool = False) -> Iterator[Batch]:
     """Batches in step order, painted ahead by `workers` processes."""
-    stream = Stream(seed, steps, clips, lengths)
+    stream = Stream(seed, steps, clips, lengths, worn=worn)
     return iter(DataLoader(stream, batch_size=None, num_workers=workers, prefetch_factor=4 if workers else None))

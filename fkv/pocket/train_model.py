@@ -182,7 +182,8 @@ def train_model(
     work.mkdir(parents=True, exist_ok=True)
     (work / "recipe.json").write_text(json.dumps(asdict(recipe), indent=1))
     begin = recipe.batch_of(training.next) // BLOCK * BLOCK
-    pool = Pool(codec, loader(recipe.seed, range(begin, len(clips)), clips, [count * spec.chunk for count in chunks]), begin, device)
+    batches = loader(recipe.seed, range(begin, len(clips)), clips, [count * spec.chunk for count in chunks], worn=True)
+    pool = Pool(codec, batches, begin, device)
     progress = run.Progress(work / "model.jsonl", training.next, recipe.steps, "model")
     try:
         for step in range(training.next, recipe.steps):
