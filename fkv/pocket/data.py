@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from fkv.pocket.guide import Piece, cells
-from fkv.pocket.paint import Renderer, object_mask
+from fkv.pocket.paint import Renderer, camera_path, object_mask
 from fkv.pocket.world import Scene, laid_out, layout_of, parsed_of, sample_scene
 from fkv.pocket.worn import BESIDE
 from fkv.text import encode_many
@@ -88,20 +88,26 @@ def forgotten(scene: Scene, first: int, group: int, chunks: int, gap: int, rng: 
     return [*before, Piece(scene, lost, back - lost, gone), Piece(scene, back, (chunks - shown - without) * group, anew)]
 
 
-def film(pieces: list[Piece]) -> tuple[np.ndarray, np.ndarray]:
-    """Pixel frames and object masks per latent frame of pieces laid one after the other."""
-    painters = {id(piece.scene): Renderer(piece.scene) for piece in pieces}
-    frames = np.concatenate([painters[id(piece.scene)].frames(piece.first, piece.count, piece.paths()) for piece in pieces])
+def painters(pieces: list[Piece]) -> list[Renderer]:
+    """One for every piece; pieces of one scene share theirs."""
+    scenes = {id(piece.scene): piece.scene for piece in pieces}
+    made = {key: Renderer(scene) for key, scene in scenes.items()}
+    return [made[id(piece.scene)] for piece in pieces]
+
+
+def film(pieces: list[Piece], painted: list[Renderer]) -> tuple[np.ndarray, np.ndarray]:
+    """Pixel frames and object masks per latent frame of pieces laid one after the other, as their `painters` draw them."""
+    frames = np.concatenate([painter.frames(piece.first, piece.count, piece.paths()) for piece, painter in zip(pieces, painted)])
     mask = np.concatenate([object_mask(piece.scene, piece.first, piece.count, piece.paths()) for piece in pieces])
     return frames, cells(mask, GROUP)
 
 
-def bared(pieces: list[Piece], beside: float) -> np.ndarray:
+def bared(pieces: list[Piece], painted: list[Renderer], beside: float) -> np.ndarray:
     """Pixel frames of the scenery alone; where the camera moves, from `beside` pixels to the right of its place."""
     views = []
-    for scene, first, count in ((piece.scene, piece.first, piece.count) for piece in pieces):
-        cameras = np.zeros(count) + scene.camera_x(np.arange(first, first + count))
-        views.append(Renderer(scene).scenery(cameras + beside * (scene.camera != "still")))
+    for piece, painter in zip(pieces, painted):
+        cameras = camera_path(piece.scene, np.arange(piece.first, piece.first + piece.count))
+        views.append(painter.scenery(cameras + beside * (piece.scene.camera != "still")))
     return np.concatenate(views)
 
 
@@ -144,10 +150,11 @@ def draw(
         reels.append(reel)
     numbers = begin // GROUP + np.arange(latents)
     numbers[chunk:] += gap * chunk
-    films = [film(reel) for reel in reels]
+    painted = [painters(reel) for reel in reels]
+    films = [film(reel, own) for reel, own in zip(reels, painted)]
     layouts = [layout_of(scene, places=known) for scene, known in scenes]
     wears = worn and rest > 0 and rng.random() < 1 / 2
-    bare = np.stack([bared(reel, rng.uniform(-BESIDE, BESIDE)) for reel in reels]) if wears else None
+    bare = np.stack([bared(reel, own, rng.uniform(-BESIDE, BESIDE)) for reel, own in zip(reels, painted)]) if wears else None
     return Batch(
         frames=torch.from_numpy(np.stack([frames for frames, _ in films])),
         text=torch.from_numpy(encode_many([parsed_of(scene) for scene, _ in scenes], layouts)),

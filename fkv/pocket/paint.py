@@ -28,7 +28,7 @@ class Renderer:
         """uint8 RGB [count, 80, 128, 3] of pixel frames start .. start + count - 1; objects at `paths` and the view from `cameras` [count]
         rather than as the scene has them."""
         times = np.arange(start, start + count)
-        cameras = _cameras(self.scene, times) if cameras is None else cameras
+        cameras = camera_path(self.scene, times) if cameras is None else cameras
         out = self._backdrops(cameras)
         xs, ys = self.scene.paths(times) if paths is None else paths
         for index in reversed(range(len(self.scene.objects))):
@@ -74,7 +74,8 @@ def render(scene: Scene, start: int, count: int) -> Array:
     return Renderer(scene).frames(start, count)
 
 
-def _cameras(scene: Scene, times: Array) -> Array:
+def camera_path(scene: Scene, times: Array) -> Array:
+    """World pixel [n] at the left edge of the view at pixel frames `times` [n]."""
     return np.broadcast_to(np.asarray(scene.camera_x(times), np.float64), len(times))
 
 
@@ -83,7 +84,7 @@ def object_mask(scene: Scene, start: int, count: int, paths: tuple[Array, Array]
     and the view from `cameras` rather than as the scene has them. White ones count `WHITE` fold: a trace of what lies behind takes their
     colour away."""
     times = np.arange(start, start + count)
-    cameras = _cameras(scene, times) if cameras is None else cameras
+    cameras = camera_path(scene, times) if cameras is None else cameras
     xs, ys = scene.paths(times) if paths is None else paths
     left, top = np.arange(WIDTH // CELL) * float(CELL), np.arange(HEIGHT // CELL) * float(CELL)
     wide = _overlap(xs[..., None] - 12, xs[..., None] + 12, left)
