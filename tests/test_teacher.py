@@ -102,6 +102,7 @@ def test_two_batches_of_five_show_a_forcing_kv_cache_with_the_roles_given_and_as
     hybrid = [sight for sight in sights if isinstance(sight.policy, ForcingKV)]
     assert 0.36 < len(hybrid) / 2000 < 0.44
     assert 0.36 < np.mean([isinstance(sight.policy, Full) for sight in sights]) < 0.44
+    assert 0.16 < np.mean([sight.policy.name == "window" for sight in sights]) < 0.24
     assert all(sight.policy.roles == roles for sight in hybrid)
     assert all(sight.roles == (tuple(range(8)), *roles[1:]) for sight in hybrid)
     assert all(seen.whole == ((0, 3 * i - 1) if i else ()) for sight in hybrid for i, seen in enumerate(sight.local))
