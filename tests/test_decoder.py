@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fkv.codec import PocketCodec, load_pocket, pocket_random
-from fkv.pocket import run
+from fkv.pocket import report, run
 from fkv.pocket.data import draw
 from fkv.pocket.teacher import Clip
 from fkv.pocket.train import main
@@ -131,3 +132,14 @@ def test_the_decoder_is_not_trained_without_a_model(tmp_path: Path, capsys: pyte
     said = capsys.readouterr().err
     assert "model.safetensors is missing; run `python -m fkv train model` first" in said
     assert said.count("\n") == 1
+
+
+def test_a_second_training_by_the_same_recipe_leaves_the_first_in_the_report(tmp_path: Path) -> None:
+    recipe = tmp_path / "decoder.json"
+    recipe.write_text(json.dumps({"steps": 3}))
+    first = report.trained(recipe, [{"step": 1, "loss": 0.5}], {"log": []})
+    longer = report.trained(recipe, [{"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.4}], first)
+    assert (len(longer["log"]), longer["before"]) == (2, first["before"]), "the same run, reported again"
+    second = report.trained(recipe, [{"step": 1, "loss": 0.3}], longer)
+    assert (second["log"], second["before"]) == ([{"step": 1, "loss": 0.3}], longer)
+    assert report.trained(tmp_path / "none.json", [], longer) == longer

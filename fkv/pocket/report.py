@@ -33,11 +33,12 @@ def training_log(work: Path, name: str) -> list[dict[str, Any]]:
 
 
 def trained(recipe: Path, log: list[dict[str, Any]], earlier: dict[str, Any]) -> dict[str, Any]:
-    """How the weights came about: this run's recipe and log, and `before` it those of the run whose weights it went on from."""
+    """How the weights came about: this run's recipe and log, and `before` it those of the run whose weights it went on from. The run that
+    an earlier report tells of is this one where its recipe is the same and its log is how this one begins."""
     if not recipe.is_file():
         return earlier
-    own = json.loads(recipe.read_text())
-    before = earlier.get("before") if earlier.get("recipe") == own else earlier
+    own, told = json.loads(recipe.read_text()), earlier.get("log", [])
+    before = earlier.get("before") if earlier.get("recipe") == own and log[: len(told)] == told else earlier
     return {"recipe": own, "log": log, **({"before": before} if before else {})}
 
 
