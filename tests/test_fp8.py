@@ -63,10 +63,11 @@ def test_the_large_projections_of_every_block_are_quantised_and_nothing_else() -
     fast = prepare(tiny_model(wide()), wide(), quantise=rounded)
     changed = {name for name, tensor in fast.named_parameters() if not torch.equal(tensor, before[name])}
     assert changed == {f"blocks.{layer}.{name}" for layer in range(wide().net.layers) for name in REACHED}
-    for block, projection in zip(fast.layers(), fast.projections):
+    for block, layer in zip(fast.layers(), fast.parts):
         attn = block.self_attn
-        assert torch.equal(projection.weight, torch.cat([attn.q.weight, attn.k.weight, attn.v.weight]))
-        assert attn.k.weight.untyped_storage().data_ptr() == projection.weight.untyped_storage().data_ptr()
+        assert torch.equal(layer.qkv.weight, torch.cat([attn.q.weight, attn.k.weight, attn.v.weight]))
+        assert attn.k.weight.untyped_storage().data_ptr() == layer.qkv.weight.untyped_storage().data_ptr()
+        assert all(product.laid is None for product in layer.products().values()), "the weights before would still be used"
 
 
 def test_the_error_told_is_what_the_networks_output_changes_by() -> None:

@@ -60,17 +60,15 @@ def quantised(model: FastWan, spec: ModelSpec, quantise: Quantise = by_torchao) 
         if side % EDGE:
             raise ValueError(f"FP8 needs weights whose sides are multiples of {EDGE}, {spec.title} has {side}; leave --fp8 out")
     before = drawn(model, spec)
-    projections = []
-    for block, projection in zip(model.layers(), model.projections):
+    for number, (block, layer) in enumerate(zip(model.layers(), model.parts)):
+        layer = layer.changed(lambda product: replace(product, weight=quantise(product.weight), laid=None))
         attn, cross = block.self_attn, block.cross_attn
-        weight = quantise(projection.weight)
-        for linear, part in zip((attn.q, attn.k, attn.v), (weight[number * net.dim : (number + 1) * net.dim] for number in range(3))):
-            linear.weight = nn.Parameter(part, requires_grad=False)
-        for linear in (attn.o, cross.q, cross.o, block.ffn[0], block.ffn[2]):
+        q, k, v = (layer.qkv.weight[side * net.dim : (side + 1) * net.dim] for side in range(3))
+        own = [(attn.o, layer.o), (cross.q, layer.cross_q), (cross.o, layer.cross_o), (block.ffn[0], layer.up), (block.ffn[2], layer.down)]
+        for linear, weight in ((attn.q, q), (attn.k, k), (attn.v, v), *((linear, product.weight) for linear, product in own)):
             assert isinstance(linear, nn.Linear)
-            linear.weight = nn.Parameter(quantise(linear.weight.data), requires_grad=False)
-        projections.append(replace(projection, weight=weight))
-    model.projections = tuple(projections)
+            linear.weight = nn.Parameter(weight, requires_grad=False)
+        model.parts = (*model.parts[:number], layer, *model.parts[number + 1 :])
     change = drawn(model, spec) - before
     return float(change.square().mean().sqrt() / before.square().mean().sqrt())
 

@@ -1,9 +1,10 @@
 """`FastWan`: `CausalWan` called in the same way on the same weights, with the work arranged for speed.
 
-What differs: query, key and value come from one projection; what depends on the timestep alone is computed once per timestep, and the
-angles of a chunk once for all its passes; normalising, scaling and shifting are one operation; keys and values go straight into the cache's
-slots; a clean pass ends with the last layer's keys and values, since nobody reads more of it. Heads keep their order in the weights, as
-their classes change while a lane runs: a group of scattered heads costs one gather of the chunk's projection, never one of the cache.
+What differs: query, key and value come from one projection, and on a CPU products from oneDNN; what depends on the timestep alone is
+computed once per timestep, and the angles of a chunk once for all its passes; normalising, scaling and shifting are one operation; keys and
+values go straight into the cache's slots; a clean pass ends with the last layer's keys and values, since nobody reads more of it. Heads
+keep their order in the weights, as their classes change while a lane runs: a group of scattered heads costs one gather of the chunk's
+projection, never one of the cache.
 """
 
 from __future__ import annotations
@@ -21,10 +22,11 @@ from fkv.cache import KVCache, Policy, attend
 from fkv.fast import fp8, ops
 from fkv.fast.fusing import Kernels, fused
 from fkv.fast.graphs import CudaRecorder, Recorder
+from fkv.fast.products import Layer, by_onednn, layer_of, refusal
 from fkv.fast.slots import Slot, SlotCache
-from fkv.fast.tables import Clock, clock, project
+from fkv.fast.tables import Clock, clock
 from fkv.spec import Geometry, ModelSpec
-from fkv.wan import Block, CausalWan, Probe, TextKV
+from fkv.wan import CausalWan, Probe, TextKV
 
 REMEMBERED, SMALL = 8, 64
 
@@ -50,7 +52,8 @@ class Pass:
 def prepare(
     model: CausalWan, spec: ModelSpec | None = None, attention: str = "auto", *, graphs: bool = False, quantise: fp8.Quantise | None = None
 ) -> FastWan:
-    """The fast form of a model that is on its device, in its dtype and loaded; it takes the model's modules over and copies none.
+    """The fast form of a model that is on its device, in its dtype and loaded; it takes the model's modules over and copies none;
+    only of a small one's weights a CPU gets copies, as oneDNN reads them.
 
     With `graphs`, noisy passes are recorded and replayed, which needs CUDA. There, with a `spec`, the attention kernel is chosen now, on
     the shapes of its window. `quantise` makes the weights of a `spec`'s large projections 8-bit (see `fkv.fast.fp8`). Raises ValueError on
@@ -64,13 +67,18 @@ def prepare(
 
 def _prepared(fast: FastWan, spec: ModelSpec | None, graphs: bool) -> FastWan:
     """With its kernels chosen."""
-    if fast.head.modulation.device.type != "cuda":
+    device = fast.head.modulation.device
+    if device.type != "cuda":
         if graphs:
-            raise ValueError(f"graphs need a CUDA device and the model is on {fast.head.modulation.device}; leave --graphs out")
+            raise ValueError(f"graphs need a CUDA device and the model is on {device}; leave --graphs out")
         fast.meet(SMALL, SMALL)
+        if device.type == "cpu" and fast.dtype == torch.float32:
+            fast.no_onednn = refusal()
+            rows = spec.chunk * spec.geometry.tokens if spec is not None else SMALL
+            fast.parts = fast.parts if fast.no_onednn else by_onednn(fast.parts, rows)
         return fast
     fast.recorder = CudaRecorder if graphs else None
-    fast.kernels, fast.unfused = fused(fast.config, fast.dtype, fast.head.modulation.device)
+    fast.kernels, fast.unfused = fused(fast.config, fast.dtype, device)
     if spec is not None:
         geometry = spec.geometry
         fast.meet(geometry.chunk * geometry.tokens, max(spec.window, geometry.chunk) * geometry.tokens)
@@ -89,17 +97,19 @@ class FastWan(CausalWan):
         self.train(model.training).requires_grad_(False)
         self.attention = Attention(attention)
         self.kernels: Kernels | None = None
-        self.unfused = ""
+        self.unfused = self.no_onednn = ""
         self.fp8_error: float | None = None  # relative, of one pass; None where products are not in FP8
         self.recorder: Callable[[], Recorder] | None = None
-        self.projections = tuple(project(block) for block in self.layers())
+        self.parts = tuple(layer_of(block) for block in self.layers())
         self._clocks: dict[float, Clock] = {}
         self._whens: dict[tuple[int, int, int, int], When] = {}
 
     @property
     def backend(self) -> str:
+        missing = (("not fused", self.unfused), ("products not by oneDNN", self.no_onednn))
         fused = ", fused by Triton" if self.kernels is not None else ""
-        return self.attention.label + fused + (f" (not fused: {self.unfused})" if self.unfused else "")
+        products = ", products by oneDNN" if self.parts[0].qkv.laid is not None else ""
+        return self.attention.label + fused + products + "".join(f" ({what}: {why})" for what, why in missing if why)
 
     @torch.inference_mode()
     def meet(self, queries: int, keys: int) -> None:
@@ -167,27 +177,26 @@ class FastWan(CausalWan):
         residual_norm = ops.residual_norm if self.kernels is None else self.kernels.residual_norm
         tokens = self.patchify(x, when.learned).contiguous()
         inner = F.layer_norm(tokens, tokens.shape[-1:], times.layers[0].weight, times.layers[0].bias, eps)
-        for layer, (block, projection, now) in enumerate(zip(self.layers(), self.projections, times.layers)):
-            qkv = F.linear(inner, projection.weight, projection.bias).unflatten(-1, (3, self.config.heads, -1))
+        for layer, (own, now) in enumerate(zip(self.parts, times.layers)):
+            qkv = own.qkv(inner).unflatten(-1, (3, self.config.heads, -1))
             last = layer == self.config.layers - 1
             if last and not whole:
-                q, k, v = _sides(ops.turned(qkv, projection.norm, eps, when.turn))
+                q, k, v = _sides(ops.turned(qkv, own.norm, eps, when.turn))
                 cache.write(layer, k, v, q)
                 break
-            out = self._mixed(Pass(layer, projection.norm, when.turn, start, x.shape[1]), qkv, cache, probe)
-            y = F.linear(out.transpose(1, 2).flatten(2), block.self_attn.o.weight, block.self_attn.o.bias)
-            inner = residual_norm(tokens, y, now.gate, block.norm3.weight, block.norm3.bias, eps)
-            inner = residual_norm(tokens, self._read(block, inner, text[layer]), None, now.ffn_weight, now.ffn_bias, eps)
-            y = block.ffn(inner)
+            out = self._mixed(Pass(layer, own.norm, when.turn, start, x.shape[1]), qkv, cache, probe)
+            y = own.o(out.transpose(1, 2).flatten(2))
+            inner = residual_norm(tokens, y, now.gate, *own.before_cross, eps)
+            inner = residual_norm(tokens, self._read(own, inner, text[layer]), None, now.ffn_weight, now.ffn_bias, eps)
+            y = own.down(own.up(inner))
             weight, bias = (times.weight, times.bias) if last else (times.layers[layer + 1].weight, times.layers[layer + 1].bias)
             inner = residual_norm(tokens, y, now.ffn_gate, weight, bias, eps)
         return inner
 
-    def _read(self, block: Block, inner: Tensor, text: tuple[Tensor, Tensor]) -> Tensor:
+    def _read(self, own: Layer, inner: Tensor, text: tuple[Tensor, Tensor]) -> Tensor:
         """Cross-attention of normed tokens to one layer's text."""
-        attn = block.cross_attn
-        q = ops.normed(F.linear(inner, attn.q.weight, attn.q.bias), attn.norm_q.weight, self.config.eps)
-        return attn.merge(self.attention(attn.split(q), *text))
+        q = ops.normed(own.cross_q(inner), own.cross_norm, self.config.eps).unflatten(-1, (self.config.heads, -1)).transpose(1, 2)
+        return own.cross_o(self.attention(q, *text).transpose(1, 2).flatten(2))
 
     def _mixed(self, here: Pass, qkv: Tensor, cache: KVCache, probe: Probe | None) -> Tensor:
         """Self-attention [b, h, L, d] of a projection [b, L, 3, h, d] over its own chunk and what the cache keeps."""

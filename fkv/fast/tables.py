@@ -1,14 +1,13 @@
-"""What is computed once: everything a network takes from a timestep, and its projections merged in place."""
+"""What is computed once: everything a network takes from a timestep."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from fkv.wan import Block, CausalWan
+from fkv.wan import CausalWan
 
 
 @dataclass(frozen=True)
@@ -32,33 +31,10 @@ class Clock:
     bias: Tensor
 
 
-@dataclass(frozen=True)
-class Projection:
-    """One layer's merged query, key and value: weight [3 * D, D], bias [3 * D], and the norm weights of queries and keys [2, D]."""
-
-    weight: Tensor
-    bias: Tensor
-    norm: Tensor
-
-
 def moment(part: Tensor) -> Moment:
     """A layer's moment from its modulation [6, D]: shift, scale, gate, and the same of the feed-forward."""
     shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = part.unbind(0)
     return Moment(1 + scale, shift, gate, 1 + ffn_scale, ffn_shift, ffn_gate)
-
-
-def joined(parameters: Sequence[nn.Parameter]) -> Tensor:
-    """The parameters end to end in one storage, of which each becomes a view: nothing is held twice."""
-    whole = torch.cat([parameter.data for parameter in parameters])
-    for parameter, part in zip(parameters, whole.split([len(parameter) for parameter in parameters])):
-        parameter.data = part
-    return whole
-
-
-def project(block: Block) -> Projection:
-    attn = block.self_attn
-    weight, bias = (joined([getattr(linear, name) for linear in (attn.q, attn.k, attn.v)]) for name in ("weight", "bias"))
-    return Projection(weight, bias, joined([attn.norm_q.weight, attn.norm_k.weight]).unflatten(0, (2, -1)))
 
 
 def clock(model: CausalWan, t: float) -> Clock:

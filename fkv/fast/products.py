@@ -1,0 +1,131 @@
+"""The products of a block, each a projection with what follows it at once: torch's own, or on a CPU in float32 oneDNN's.
+
+torch takes float32 products of a CPU from MKL, which on some processors runs at half the speed of oneDNN, though torch brings both. oneDNN
+is reached by an operator that torch's own compiler uses; it is tried once, and where it is missing or disagrees, nothing changes but speed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fkv.wan import Block
+
+AGREEMENT = 1e-5
+COPIED_BYTES = 64_000_000
+
+
+@dataclass(frozen=True)
+class Product:
+    """x [..., in] to [..., out]: weight [out, in], bias [out], then GELU where `gelu` names its kind ("none", exact, or "tanh").
+
+    `laid` is the weight as oneDNN wants it, or None where torch's own product is taken.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    gelu: str = ""
+    laid: Tensor | None = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self.laid is not None:
+            after = "gelu" if self.gelu else "none"
+            return torch.ops.mkldnn._linear_pointwise.default(x, self.laid, self.bias, after, [], self.gelu)
+        y = F.linear(x, self.weight, self.bias)
+        return F.gelu(y, approximate=self.gelu) if self.gelu else y
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What a pass takes from a block: its products (query, key and value in one; what merges heads; cross-attention's query and what merges
+    its heads; the two of the feed-forward), and its norms: weights of queries and keys [2, D], of cross-attention's queries [D], weight and
+    bias before it [D].
+    """
+
+    qkv: Product
+    o: Product
+    cross_q: Product
+    cross_o: Product
+    up: Product
+    down: Product
+    norm: Tensor
+    cross_norm: Tensor
+    before_cross: tuple[Tensor, Tensor]
+
+    def products(self) -> dict[str, Product]:
+        """The products by name."""
+        return {name: value for name, value in vars(self).items() if isinstance(value, Product)}
+
+    def changed(self, change: Callable[[Product], Product]) -> Layer:
+        """This layer with other products."""
+        return replace(self, **{name: change(product) for name, product in self.products().items()})
+
+
+def layer_of(block: Block) -> Layer:
+    """A block's products and norms on its own weights, as torch takes them."""
+    attn, cross, before = block.self_attn, block.cross_attn, block.norm3
+    up, gelu, down = block.ffn
+    assert isinstance(up, nn.Linear)
+    assert isinstance(gelu, nn.GELU)
+    assert isinstance(down, nn.Linear)
+    weight, bias = (joined(getattr(linear, name) for linear in (attn.q, attn.k, attn.v)) for name in ("weight", "bias"))
+    return Layer(
+        qkv=Product(weight, bias),
+        o=Product(attn.o.weight.data, attn.o.bias.data),
+        cross_q=Product(cross.q.weight.data, cross.q.bias.data),
+        cross_o=Product(cross.o.weight.data, cross.o.bias.data),
+        up=Product(up.weight.data, up.bias.data, gelu.approximate),
+        down=Product(down.weight.data, down.bias.data),
+        norm=joined((attn.norm_q.weight, attn.norm_k.weight)).unflatten(0, (2, -1)),
+        cross_norm=cross.norm_q.weight.data,
+        before_cross=(before.weight.data, before.bias.data),
+    )
+
+
+def joined(parameters: Iterable[nn.Parameter]) -> Tensor:
+    """The parameters end to end in one storage, of which each becomes a view: nothing is held twice."""
+    given = list(parameters)
+    whole = torch.cat([parameter.data for parameter in given])
+    for parameter, part in zip(given, whole.split([len(parameter) for parameter in given])):
+        parameter.data = part
+    return whole
+
+
+def by_onednn(layers: tuple[Layer, ...], rows: int) -> tuple[Layer, ...]:
+    """The same products by oneDNN, laid out for chunks of so many tokens. Large models keep their weights as they lie, to be laid out at
+    every product, which then is long enough not to feel it.
+    """
+    weights = [product.weight for layer in layers for product in layer.products().values()]
+    copied = sum(weight.numel() * weight.element_size() for weight in weights) <= COPIED_BYTES
+
+    def laid(product: Product) -> Product:
+        return replace(product, laid=laid_out(product.weight, rows) if copied else product.weight)
+
+    return tuple(layer.changed(laid) for layer in layers)
+
+
+@torch.inference_mode()
+def refusal() -> str:
+    """Why oneDNN's products cannot be had, in torch's words or as a difference; empty where they can."""
+    generator = torch.Generator().manual_seed(0)
+    x, weight, bias = (torch.randn(shape, generator=generator) for shape in ((1, 24, 32), (48, 32), (48,)))
+    try:
+        for gelu in ("", "none", "tanh"):
+            plain = Product(weight, bias, gelu)
+            wanted = plain(x)
+            for laid in (weight, laid_out(weight, x.shape[1])):
+                apart = float((replace(plain, laid=laid)(x) - wanted).abs().max() / wanted.abs().max())
+                if not apart <= AGREEMENT:
+                    return f"differ from torch's own by {apart:.1e}"
+    except (AttributeError, RuntimeError) as error:
+        return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return ""
+
+
+def laid_out(weight: Tensor, rows: int) -> Tensor:
+    """A copy of a weight in the order that oneDNN reads for inputs of so many rows."""
+    return torch.ops.mkldnn._reorder_linear_weight.default(weight.contiguous(), rows)
