@@ -182,6 +182,13 @@ def test_a_phone_needs_no_sideways_scroll(visit: Callable[..., Any]) -> None:
     page.wait_for_selector(".wipe[aria-valuenow='45']")
 
 
+def test_on_a_wide_screen_the_page_stands_in_the_middle(visit: Callable[..., Any]) -> None:
+    page = visit(viewport={"width": 1920, "height": 900})
+    box = page.locator("main.contain").bounding_box()
+    assert box["width"] == 1280
+    assert abs(box["x"] - (1920 - box["x"] - box["width"])) <= 20, "a scroll bar is all the difference there may be"
+
+
 def test_dark_is_dark_light_is_light_and_the_button_changes_it(visit: Callable[..., Any]) -> None:
     dark, bright = visit(color_scheme="dark"), visit(color_scheme="light")
     assert light(dark) < 70

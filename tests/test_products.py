@@ -51,7 +51,7 @@ def test_a_productlaid_out_for_other_rows_gives_what_torch_gives(gelu: str, rows
 def test_a_small_model_has_its_weightslaid_out_and_says_so() -> None:
     model = prepare(tiny_model(SPEC), SPEC)
     assert all(own is not None and own.is_mkldnn for _, own in laid(model))
-    assert "products by oneDNN" in model.backend
+    assert model.backend == "torch SDPA + oneDNN"
     same_as_readable(model)
 
 

@@ -108,7 +108,7 @@ class FastWan(CausalWan):
     def backend(self) -> str:
         missing = (("not fused", self.unfused), ("products not by oneDNN", self.no_onednn))
         fused = ", fused by Triton" if self.kernels is not None else ""
-        products = ", products by oneDNN" if self.parts[0].qkv.laid is not None else ""
+        products = " + oneDNN" if self.parts[0].qkv.laid is not None else ""
         return self.attention.label + fused + products + "".join(f" ({what}: {why})" for what, why in missing if why)
 
     @torch.inference_mode()
