@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from browsing import PHONE, PICTURE, READY, STAGE, WIDER, House, light, reach, start, text, wait_until
+from gradio.route_utils import delete_files_created_by_app
 
 from fkv.policies import discover
 from fkv.text import EXAMPLES
@@ -180,6 +181,13 @@ def test_a_phone_needs_no_sideways_scroll(visit: Callable[..., Any]) -> None:
     handle.focus()
     handle.press("ArrowLeft")
     page.wait_for_selector(".wipe[aria-valuenow='45']")
+
+
+def test_pictures_of_examples_stay_when_the_cache_is_cleared(visit: Callable[..., Any], house: House) -> None:
+    delete_files_created_by_app(house.page.blocks, age=None)
+    page = visit()
+    page.wait_for_function("[...document.querySelectorAll('#try img')].every(picture => picture.complete)")
+    assert page.evaluate("[...document.querySelectorAll('#try img')].map(picture => picture.naturalWidth > 0)") == [True] * len(EXAMPLES)
 
 
 def test_on_a_wide_screen_the_page_stands_in_the_middle(visit: Callable[..., Any]) -> None:

@@ -68,6 +68,7 @@ def build(
     model: str = MODELS[0].name,
 ) -> Page:
     """The page. `seats` visitors run at once, a run ends after `chunks`; `examples` are prompts to try, the first is there at the start."""
+    gr.set_static_paths([EXAMPLES])  # served where they lie: copies in Gradio's cache are deleted with age, and by any other page that ends
     visitors, lobby, shelf = Visitors(), Lobby(seats), Shelf(backend.load)
     defaults = Settings(prompt=examples[0] if examples else "", chunks=chunks)
     with gr.Blocks(title="fkv: KV-cache compression, live", analytics_enabled=False, fill_width=True, delete_cache=(1800, 3600)) as blocks:
