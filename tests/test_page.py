@@ -15,6 +15,8 @@ from gradio.route_utils import delete_files_created_by_app
 from fkv.policies import discover
 from fkv.text import EXAMPLES
 
+PAINTED = """([width, height]) => { const canvas = document.createElement('canvas'), bitmap = document.createElement('canvas');
+  window.fkvStage.current.player.paint(canvas, { width, height, start: 0, bitmap }, 0); return [canvas.width, canvas.height]; }"""
 pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser")]
 
 
@@ -188,6 +190,12 @@ def test_pictures_of_examples_stay_when_the_cache_is_cleared(visit: Callable[...
     page = visit()
     page.wait_for_function("[...document.querySelectorAll('#try img')].every(picture => picture.complete)")
     assert page.evaluate("[...document.querySelectorAll('#try img')].map(picture => picture.naturalWidth > 0)") == [True] * len(EXAMPLES)
+
+
+@pytest.mark.parametrize(("width", "height", "scale"), [(128, 80, 4), (832, 480, 1), (1920, 1088, 1)])
+def test_only_small_pictures_are_drawn_larger_than_they_are(visit: Callable[..., Any], width: int, height: int, scale: int) -> None:
+    drawn = visit().evaluate(PAINTED, [width, height])
+    assert drawn == [width * scale, height * scale]
 
 
 def test_on_a_wide_screen_the_page_stands_in_the_middle(visit: Callable[..., Any]) -> None:

@@ -2,6 +2,7 @@
 
 const COLUMNS = 4,
   SCALE = 4,
+  WIDE = 1024,
   KEEP = 48,
   AHEAD = 6;
 
@@ -230,15 +231,17 @@ class Player {
     }
   }
 
+  // Small pictures are drawn up to SCALE times larger; those of large models as they are.
   paint(canvas, chunk, frame) {
     const { width, height } = chunk,
+      scale = Math.max(1, Math.min(SCALE, Math.floor(WIDE / width))),
       index = frame - chunk.start;
-    if (canvas.width !== width * SCALE || canvas.height !== height * SCALE) {
-      canvas.width = width * SCALE;
-      canvas.height = height * SCALE;
+    if (canvas.width !== width * scale || canvas.height !== height * scale) {
+      canvas.width = width * scale;
+      canvas.height = height * scale;
     }
     const pen = canvas.getContext("2d");
-    pen.imageSmoothingEnabled = false;
+    pen.imageSmoothingQuality = "high";
     pen.drawImage(
       chunk.bitmap,
       (index % COLUMNS) * width,
