@@ -44,14 +44,6 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     return found
 
 
-def threads_beside_a_page() -> int:
-    """All cores but one, and at least one: with the last as well a model waits for the browser in every product, and lanes grow alike. 0,
-    which leaves it to torch, where OMP_NUM_THREADS says how many."""
-    from fkv.engine import cores
-
-    return 0 if "OMP_NUM_THREADS" in os.environ else max(1, cores() - 1)
-
-
 def backend(chosen: argparse.Namespace) -> Backend:
     """What the page asks of the engine room. All models share one lock, so that one is loaded between the chunks of another."""
     from fkv.engine import Engine, Turns, available, concern, load, model_facts, profile_facts
@@ -60,14 +52,14 @@ def backend(chosen: argparse.Namespace) -> Backend:
     from fkv.session import Session
     from fkv.ui import Backend
 
-    news, turns, threads = News(), Turns(), chosen.threads or threads_beside_a_page()
-    names = ("device", "download", "random_weights", "attention", "graphs", "fp8")
+    news, turns = News(), Turns()
+    names = ("device", "threads", "download", "random_weights", "attention", "graphs", "fp8")
     opening = {name: getattr(chosen, name) for name in names}
 
     def opened(name: str) -> Engine:
         spec = find(name)
         size, codec = (None, "") if spec.net.places else (size_of(chosen.resolution), chosen.decoder)
-        return load(spec, size=size, codec=codec, threads=threads, report=news.report, lock=turns, **opening)
+        return load(spec, size=size, codec=codec, report=news.report, lock=turns, **opening)
 
     def models() -> list[tuple[str, str]]:
         rows = () if chosen.download or chosen.random_weights else available(chosen.device)

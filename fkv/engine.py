@@ -79,6 +79,13 @@ def cores() -> int:
     return count if quota == "max" else max(1, min(count, round(int(quota) / int(period))))
 
 
+def usual_threads() -> int:
+    """CPU threads a model takes unless told otherwise: as many as OMP_NUM_THREADS says, else all cores but one, and at least one. With the
+    last core as well every product waits for whatever else the machine does, a browser for instance, and lanes slow down alike.
+    """
+    return min(torch.get_num_threads(), cores()) if "OMP_NUM_THREADS" in os.environ else max(1, cores() - 1)
+
+
 def pick_device(name: str = "auto") -> torch.device:
     """`auto` is the first CUDA device, else the CPU. Raises ValueError on a device that is not there."""
     if name == "auto":
@@ -120,7 +127,7 @@ def load(
 ) -> Engine:
     """A model ready to run: float32 on a CPU, bfloat16 on CUDA unless `dtype` says otherwise.
 
-    `threads` limits CPU threads of the whole process (0: what torch and the container allow). `random_weights` reads no weights and is
+    `threads` limits CPU threads of the whole process (0: `usual_threads`). `random_weights` reads no weights and is
     the same each time. `size` is (rows, columns) in pixels, `codec` another decoder than the row's. What is not on this machine is fetched
     only with `download`, and `report` is told how far. `attention` names a kernel (auto: the fastest that agrees); `graphs` replays noisy
     passes as CUDA graphs; `fp8` takes the large products in 8-bit floats and measures what that changes. Models on one device share a
@@ -133,7 +140,9 @@ def load(
     dtype = dtype or (torch.bfloat16 if place.type == "cuda" else torch.float32)
     if fp8 and (why := refusal(place, dtype)):
         raise ValueError(why)
-    torch.set_num_threads(threads or min(torch.get_num_threads(), cores()))
+    if threads > cores():
+        raise ValueError(f"threads {threads} is above the {cores()} cores this process may use; use 1 to {cores()}, or leave --threads out")
+    torch.set_num_threads(threads or usual_threads())
     opening = parts.Opening(spec, place, dtype, random_weights, download, report)
     if download and spec.repo and not random_weights:
         parts.fetch(spec, report)

@@ -89,7 +89,7 @@ def parser() -> Parser:
         command.add_argument(
             "--dtype", choices=("auto", "float32", "bfloat16"), default="auto", help="default: bfloat16 on CUDA, else float32"
         )
-        command.add_argument("--threads", type=count, help="CPU threads (default: all that may be used)")
+        command.add_argument("--threads", type=count, help="CPU threads (default: OMP_NUM_THREADS, or all cores but one)")
         command.add_argument("--resolution", help=RESOLUTION)
         command.add_argument("--decoder", default="", help="decoder of Wan models: taehv (live) or wan-vae (exact, slow) (default: taehv)")
         command.add_argument("--fp8", action="store_true", help="large products in 8-bit floats, and what that changes is measured")

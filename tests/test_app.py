@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from asking import SETTINGS, asked
 from stand_in import StandInEngine, StandInSession
 
@@ -83,19 +84,26 @@ def test_a_wrong_flag_is_refused_with_status_2(given: list[str], capsys: pytest.
 
 
 @pytest.mark.parametrize(
-    ("allowed", "said", "given", "taken"), [(4, None, [], 3), (1, None, [], 1), (4, "2", [], 0), (4, "2", ["--threads", "4"], 4)]
+    ("allowed", "said", "given", "taken"), [(4, None, [], 3), (1, None, [], 1), (4, "2", [], 2), (4, "2", ["--threads", "4"], 4)]
 )
-def test_a_model_leaves_a_core_to_the_page_unless_told_otherwise(
+def test_a_model_leaves_a_core_to_the_rest_of_the_machine_unless_told_otherwise(
     monkeypatch: pytest.MonkeyPatch, allowed: int, said: str | None, given: list[str], taken: int
 ) -> None:
-    asked = {}
+    asked = []
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     if said is not None:
         monkeypatch.setenv("OMP_NUM_THREADS", said)
+        monkeypatch.setattr(torch, "get_num_threads", lambda: int(said))
     monkeypatch.setattr(engine, "cores", lambda: allowed)
-    monkeypatch.setattr(engine, "load", lambda spec, **options: asked.update(options))
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
     app.backend(app.arguments(given)).load("pocket")
-    assert asked["threads"] == taken
+    assert asked == [taken]
+
+
+def test_more_threads_than_cores_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "cores", lambda: 2)
+    with pytest.raises(ValueError, match="threads 3 is above the 2 cores"):
+        engine.load("pocket", threads=3)
 
 
 def test_the_page_asks_nobody_else_for_anything() -> None:

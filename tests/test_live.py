@@ -16,7 +16,6 @@ from pathlib import Path
 import pytest
 from browsing import PATIENCE, STAGE, chromium, reach, text, wait_until
 
-from app import threads_beside_a_page
 from fkv.engine import load
 from fkv.machine import environment
 
@@ -70,7 +69,7 @@ def test_the_app_itself_answers_and_moves_in_time(app_itself: tuple[str, float],
         print(f"\npage after {answered:.1f} s, video after {moved:.1f} s, {100 * shown:.0f} % of frames shown, end to end {speed} FPS")
     if "FKV_PAGE_JSON" in os.environ:
         found = {"page_s": round(answered, 2), "video_s": round(moved, 2), "shown": round(shown, 4), "fps": speed}
-        machine = environment(load("pocket", threads=threads_beside_a_page()))
+        machine = environment(load("pocket"))
         Path(os.environ["FKV_PAGE_JSON"]).write_text(json.dumps(found | {"machine": machine}, indent=1) + "\n")
     assert counts["lost"] == 0
     assert abs(counts["drawn"] + counts["dropped"] - counts["head"]) <= 2
