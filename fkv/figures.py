@@ -13,6 +13,16 @@ BEGIN, END = "<!-- figures: written by `python -m fkv figures` -->", "<!-- end o
 REPORT = "`python -m fkv train report`"
 PROFILE = "`python -m fkv profile --prompts 16 --sampling-error`"
 PAGE = "`FKV_PAGE_JSON=assets/pocket/page.json python -m pytest tests/test_live.py`"
+LANES = "full:21,window:12:3,forcing-kv"
+AWAITED = {
+    f"Self Forcing 1.3B, random weights, {what}": f"python -m fkv bench --model self-forcing --resolution {words} --policies {LANES}"
+    for what, words in (
+        ("480p", "480p --chunks 40 --random-weights"),
+        ("480p, products in FP8", "480p --chunks 40 --random-weights --fp8"),
+        ("720p", "720p --chunks 40 --random-weights"),
+        ("1080p", "1080p --chunks 40 --random-weights"),
+    )
+}
 Row = tuple[str, str, str, str]
 
 
@@ -145,7 +155,11 @@ def _gap(metrics: dict[str, Any], name: str) -> str:
 
 
 def _benchmarks(paths: list[Path]) -> list[Row]:
-    return [row for path in paths for row in benchmark(_read(path))]
+    """Every benchmark's rows, and an empty one for each that needs a GPU and has not been run."""
+    reports = [_read(path) for path in paths]
+    run = {found.get("command") for found in reports}
+    awaited = [(what, "", f"`{command}`", "") for what, command in AWAITED.items() if command not in run]
+    return [row for found in reports for row in benchmark(found)] + awaited
 
 
 def benchmark(found: dict[str, Any]) -> list[Row]:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from fkv import figures
+from fkv import bench, figures
+from fkv.flags import parser
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -23,8 +24,26 @@ def test_a_readme_without_marks_is_refused() -> None:
         figures.replaced("no marks", "table")
 
 
-def test_figures_nobody_measured_are_left_out(tmp_path: Path) -> None:
-    assert len(figures.table(tmp_path).splitlines()) == 2
+def test_where_nothing_is_measured_only_the_awaited_benchmarks_have_rows_and_they_are_empty(tmp_path: Path) -> None:
+    rows = figures.table(tmp_path).splitlines()[2:]
+    assert rows == [f"| {what} |  | `{command}` |  |" for what, command in figures.AWAITED.items()]
+
+
+def test_an_awaited_benchmark_goes_by_the_command_that_its_report_will_name() -> None:
+    usual = parser().parse_args(["bench"])
+    for command in figures.AWAITED.values():
+        asked = parser().parse_args(command.removeprefix("python -m fkv ").split())
+        assert command == " ".join(["python", "-m", "fkv", "bench", *bench.words(asked, usual), "--policies", asked.policies])
+
+
+def test_a_benchmark_that_was_run_is_awaited_no_longer(tmp_path: Path) -> None:
+    known = ROOT / "assets" / "benchmarks" / "pocket-cpu-1000-frames.json"
+    (what, command), *others = figures.AWAITED.items()
+    (tmp_path / "assets" / "benchmarks").mkdir(parents=True)
+    (tmp_path / "assets" / "benchmarks" / "one.json").write_text(json.dumps(json.loads(known.read_text()) | {"command": command}))
+    table = figures.table(tmp_path)
+    assert what + " |" not in table
+    assert all(f"| {other} |" in table for other, _ in others)
 
 
 def test_long_rollouts_that_fail_are_counted_beside_the_mean(tmp_path: Path) -> None:
