@@ -12,7 +12,7 @@ from fkv.fast import ops
 from fkv.fast.slots import Slot
 from fkv.spec import WanConfig
 
-AGREEMENT = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+AGREEMENT = {torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 2e-2}  # of the largest value
 
 
 class Kernels(Protocol):
@@ -36,7 +36,9 @@ def fused(config: WanConfig, dtype: torch.dtype, device: torch.device) -> tuple[
 
 
 def difference(kernels: Kernels, config: WanConfig, dtype: torch.dtype, device: torch.device, length: int = 12) -> float:
-    """Largest difference between the kernels and torch on random numbers of about 1, at the sizes of a network."""
+    """Largest difference between the kernels and torch on random numbers of about 1, at the sizes of a network, as a share of the largest
+    value.
+    """
     drawn = torch.Generator(device).manual_seed(0)
 
     def draw(*shape: int) -> Tensor:
@@ -57,4 +59,4 @@ def difference(kernels: Kernels, config: WanConfig, dtype: torch.dtype, device: 
     q = kernels.stored(qkv, norm, 1e-6, turn, slots[0], place)
     pairs.append((q, ops.stored(ops.turned(qkv.clone(), norm, 1e-6, turn), slots[1])))
     pairs.append((slots[0].both, slots[1].both))
-    return max(float((a.float() - b.float()).abs().max()) for a, b in pairs)
+    return max(float((a.float() - b.float()).abs().max() / b.float().abs().max()) for a, b in pairs)
