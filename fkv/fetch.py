@@ -48,10 +48,16 @@ class News(Bars):
 
 
 def fetch(spec: ModelSpec, *, text: bool = False) -> list[str]:
-    """Downloads what is missing of a model; gives what is still missing afterwards, each with its cure."""
+    """Downloads what is missing of a model; gives what it can do without and is still missing afterwards, each with its cure. Raises
+    FileNotFoundError where it cannot do without.
+    """
     with Bars() as bars:
         parts.fetch(spec, bars.report, text=text)
-    return [f"{need.what} is missing; {need.cure}" for need in parts.needs(spec) if not need.here]
+    absent = [need for need in parts.needs(spec) if not need.here]
+    if vital := [need for need in absent if need.vital]:
+        size = f" ({gigabytes(vital[0].size)})" if vital[0].size else ""
+        raise FileNotFoundError(f"{spec.title} cannot run yet: {vital[0].what}{size} is missing; {vital[0].cure}")
+    return [f"{need.what} is missing; {need.cure}" for need in absent]
 
 
 def embed(spec: ModelSpec, out: Path, prompts: Path | None) -> int:

@@ -71,7 +71,7 @@ def network(opening: Opening) -> CausalWan:
         else:
             state, folder = read_weights(ROOT / spec.file), ROOT / spec.file
             weights.check(weights.shapes(model), weights.shapes_of(state), folder, spec, RESTORE)
-            weights.fill(model, state, device, dtype)
+            weights.fill(model, weights.renamed(state, folder), device, dtype, str(folder))
     return model.eval().requires_grad_(False)
 
 
@@ -135,7 +135,7 @@ def _taehv(opening: Opening) -> Codec:
 
 
 def _wan_vae(opening: Opening) -> Codec:
-    folder = hub.snapshot(wan_vae.REPO, [f"{wan_vae.FOLDER}/*"], opening.report, download=opening.download)
+    folder = hub.snapshot(wan_vae.REPO, wan_vae.PATTERNS, opening.report, download=opening.download)
     return load_wan_vae(folder / wan_vae.FOLDER, opening.device, opening.dtype)
 
 
@@ -145,7 +145,7 @@ def _umt5(opening: Opening) -> Text:
         return DrawnText(net.text_dim, net.text_len)
 
     def opened() -> umt5.Encoder:
-        folder = hub.snapshot(umt5.REPO, umt5.FOLDERS, opening.report, download=opening.download)
+        folder = hub.snapshot(umt5.REPO, umt5.PATTERNS, opening.report, download=opening.download)
         return umt5.open_umt5(folder, opening.device, length=net.text_len)
 
     return Umt5Text(opened, width=net.text_dim, length=net.text_len, bundle=Bundle.read(BUNDLE), folder=Folder(store() / "prompts"))
@@ -196,18 +196,18 @@ def _folder(repo: str, patterns: tuple[str, ...]) -> bool:
 
 
 def _look_taehv(cure: str) -> list[Need]:
-    return [Need(f"the decoder {taehv.FILE}", (store() / taehv.FILE).is_file(), cure=cure)]
+    return [Need(f"the decoder {taehv.FILE}", (store() / taehv.FILE).is_file(), taehv.SIZE, cure)]
 
 
 def _look_wan_vae(cure: str) -> list[Need]:
-    here = _folder(wan_vae.REPO, (f"{wan_vae.FOLDER}/*",))
-    return [Need("the Wan VAE, for export", here, cure=cure, vital=False), _package("diffusers", vital=False)]
+    here = _folder(wan_vae.REPO, wan_vae.PATTERNS)
+    return [Need("the Wan VAE, for export", here, wan_vae.SIZE, cure, vital=False), _package("diffusers", vital=False)]
 
 
 def _look_umt5(cure: str) -> list[Need]:
     """The encoder is vital where no example prompts are stored: those run without it."""
     vital = not BUNDLE.is_file()
-    encoder = Need("the text encoder umT5-XXL", _folder(umt5.REPO, umt5.FOLDERS), cure=f"{cure[:-1]} --text`", vital=vital)
+    encoder = Need("the text encoder umT5-XXL", _folder(umt5.REPO, umt5.PATTERNS), umt5.SIZE, f"{cure[:-1]} --text`", vital)
     return [encoder, _package("transformers", vital=vital), _package("ftfy")]
 
 
@@ -219,7 +219,7 @@ def fetch(spec: ModelSpec, report: hub.Report = hub.silent, *, text: bool = Fals
     if not spec.repo:
         raise ValueError(f"{spec.title} comes with the repository; there is nothing to fetch")
     weights.fetch(spec, report)
-    patterns = {"wan-vae": (wan_vae.REPO, (f"{wan_vae.FOLDER}/*",)), "umt5": (umt5.REPO, umt5.FOLDERS)}
+    patterns = {"wan-vae": (wan_vae.REPO, wan_vae.PATTERNS), "umt5": (umt5.REPO, umt5.PATTERNS)}
     if "taehv" in (spec.codec, spec.export):
         hub.fetch_url(taehv.URL, store() / taehv.FILE, report)
     for name in (spec.codec, spec.export, spec.text if text else ""):

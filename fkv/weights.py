@@ -7,6 +7,7 @@ device. Sources of the layouts: the loaders of Self Forcing, LongLive, Causal Fo
 from __future__ import annotations
 
 import pickle
+import struct
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ PREFIX = "model."
 ZIP = b"PK\x03\x04"  # how the newer pickles begin
 PEFT = "base_model.model."
 SIDES = (".lora_A.weight", ".lora_B.weight")
+FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 @dataclass(frozen=True)
@@ -68,24 +70,31 @@ def fetch(spec: ModelSpec, report: hub.Report = hub.silent, *, endpoint: str | N
 
 
 def load(model: nn.Module, spec: ModelSpec, files: Files, device: torch.device, dtype: torch.dtype) -> None:
-    """Fills a model built on the meta device. Raises ValueError where a file is damaged or holds another model; then nothing was taken."""
+    """Fills a model built on the meta device. Raises ValueError where a file is damaged or holds another model; then nothing was taken,
+    unless it is a number that is not finite, which is seen when its tensor is.
+    """
     with opened(files.base, spec.entry) as base:
-        found = renamed(base)
+        found = renamed(base, files.base)
         check(shapes(model), shapes_of(found), files.base, spec)
         if files.adapter is None or spec.adapter is None:
-            fill(model, found, device, dtype)
+            fill(model, found, device, dtype, str(files.base))
             return
         with opened(files.adapter, spec.adapter.entry) as raw:
             pairs = adapted(raw, files.adapter, found, spec.adapter)
-            fill(model, Merged(found, pairs, spec.adapter.alpha / spec.adapter.rank), device, dtype)
+            merged = Merged(found, pairs, spec.adapter.alpha / spec.adapter.rank)
+            fill(model, merged, device, dtype, f"{files.base} with {files.adapter.name}")
 
 
-def fill(model: nn.Module, state: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype) -> None:
-    """Gives a model on the meta device its storage and every tensor, one after the other."""
+def fill(model: nn.Module, state: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype, source: str) -> None:
+    """Gives a model on the meta device its storage and every tensor, one after the other. Raises ValueError, naming the `source`, on a
+    tensor with a number that is not finite.
+    """
     model.to(dtype).to_empty(device=device)
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
             tensor.copy_(state[name])
+            if not bool(tensor.sum(dtype=torch.float32).isfinite()):
+                raise ValueError(f"{source} is damaged: tensor {name!r} has NaN or infinite numbers; delete it and fetch it again")
 
 
 class Merged(Mapping[str, Tensor]):
@@ -109,8 +118,8 @@ class Merged(Mapping[str, Tensor]):
 
 def adapted(raw: Mapping[str, Tensor], path: Path, base: Mapping[str, Tensor], adapter: Adapter) -> dict[str, tuple[Tensor, Tensor]]:
     """(A [rank, in], B [out, rank]) by the name of the weight they change. Raises ValueError on a pair that is not whole or fits no
-    weight."""
-    named = {plain(key): tensor for key, tensor in raw.items()}
+    weight, and where not all blocks are adapted alike."""
+    named = renamed(raw, path)
     pairs: dict[str, tuple[Tensor, Tensor]] = {}
     for key in named:
         side = next((side for side in SIDES if key.endswith(side)), None)
@@ -127,7 +136,18 @@ def adapted(raw: Mapping[str, Tensor], path: Path, base: Mapping[str, Tensor], a
         pairs[weight] = (down, up)
     if not pairs:
         raise ValueError(f"{path} holds no adapter: no tensor ends in {' or '.join(SIDES)}; check the file's name")
+    alike(pairs, path, base)
     return pairs
+
+
+def alike(pairs: Mapping[str, Any], path: Path, base: Mapping[str, Tensor]) -> None:
+    """Raises ValueError where an adapter changes a layer in one block and leaves it in another."""
+    blocks = {tuple(name.split(".")[:2]) for name in base if name.startswith("blocks.")}
+    layers = {name.split(".", 2)[2] for name in pairs if name.startswith("blocks.")}
+    wanted = {".".join((*block, layer)) for block in blocks for layer in layers}
+    if lacking := sorted(wanted - pairs.keys()):
+        count = f"{len(wanted) - len(lacking)} of {len(wanted)} layers are adapted"
+        raise ValueError(f"{path} is not complete: {count}, the first without is {lacking[0]!r}; fetch it again")
 
 
 def plain(key: str) -> str:
@@ -137,8 +157,17 @@ def plain(key: str) -> str:
     return key.removeprefix(PEFT).removeprefix(PREFIX)
 
 
-def renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {plain(key): tensor for key, tensor in state.items()}
+def renamed(state: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Tensors by their plain names. Raises ValueError on a name that two tensors share, or on numbers that are not floats."""
+    keys: dict[str, str] = {}
+    for key, tensor in state.items():
+        first = keys.setdefault(plain(key), key)
+        if first != key:
+            raise ValueError(f"{path} holds one tensor twice, as {first!r} and {key!r}; get the published file")
+        if tensor.dtype not in FLOATS:
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise ValueError(f"{path} has tensor {key!r} in {kind}, expected 16-bit or 32-bit floats; get the published file")
+    return {name: state[key] for name, key in keys.items()}
 
 
 def shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
@@ -191,8 +220,8 @@ def _safetensors(path: Path) -> Iterator[Mapping[str, Tensor]]:
 
     try:
         state = load_file(path)
-    except SafetensorError as error:
-        raise ValueError(damaged(path, error)) from None
+    except SafetensorError:
+        raise ValueError(hub.damaged(path)) from None
     yield state
 
 
@@ -203,27 +232,25 @@ def _unpickled(path: Path) -> Any:
             mapped = file.read(len(ZIP)) == ZIP
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
-        if "Weights only load failed" in str(error) and "Unsupported" in str(error):
+        if "Unsupported" in str(error) and "Unsupported operand" not in str(error):
             raise ValueError(f"{path} holds Python objects besides tensors and is not opened; get a file of tensors only") from None
-        raise ValueError(damaged(path, error)) from None
-    except (RuntimeError, EOFError, ValueError, OSError) as error:
-        raise ValueError(damaged(path, error)) from None
-
-
-def damaged(path: Path, error: Exception) -> str:
-    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return f"{path} ({path.stat().st_size} bytes) is not a complete weights file ({first}); delete it and fetch it again"
+        raise ValueError(hub.damaged(path)) from None
+    except (RuntimeError, EOFError, ValueError, LookupError, OSError, struct.error):
+        raise ValueError(hub.damaged(path)) from None
 
 
 def unwrapped(state: Any, path: Path, entry: Sequence[str] = ()) -> Mapping[str, Tensor]:
-    """The dict of tensors inside a published file: under the first of `entry`, or of the usual names, or the file itself."""
-    inner = state
-    for name in (*entry, *ENTRIES):
-        if isinstance(state, dict) and isinstance(state.get(name), dict):
-            inner = state[name]
-            break
-    if not isinstance(inner, dict) or not inner or not all(isinstance(value, Tensor) for value in inner.values()):
-        there = ", ".join(map(str, list(state)[:5])) if isinstance(state, dict) else type(state).__name__
-        looked = ", ".join((*entry, *ENTRIES))
-        raise ValueError(f"{path} has no tensors under any of {looked}; it holds: {there or 'nothing'}; check the file's name")
+    """The dict of tensors inside a published file: under the first of `entry`; of the usual names, where `entry` is empty; or the file
+    itself. Raises ValueError where only another entry is there: it holds other weights of the same training.
+    """
+    looked = tuple(dict.fromkeys((*entry, *ENTRIES)))
+    there = [name for name in looked if isinstance(state, dict) and isinstance(state.get(name), dict)]
+    if entry and there and there[0] not in entry:
+        wanted = " or ".join(entry)
+        raise ValueError(f"{path} holds {', '.join(there)}, expected {wanted}: other weights of this training; get the published file")
+    inner = state[there[0]] if there else state
+    if not isinstance(inner, dict) or not inner or not all(isinstance(key, str) and isinstance(inner[key], Tensor) for key in inner):
+        holds = ", ".join(map(str, list(state)[:5])) if isinstance(state, dict) else type(state).__name__
+        where = ", ".join(looked)
+        raise ValueError(f"{path} has no named tensors under any of {where}; it holds: {holds or 'nothing'}; check the file's name")
     return inner

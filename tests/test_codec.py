@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from fkv.codec import Taehv, WanVae, load_taehv, load_wan_vae, taehv_random
@@ -113,7 +113,7 @@ def test_other_files_are_refused_in_a_sentence(taehv: Taehv, tmp_path: Path) -> 
     with pytest.raises(ValueError, match=r"tensor 'decoder\.9\.conv\.0\.bias' is missing, expected \(128,\); delete it"):
         load_taehv(path)
     path.write_bytes(path.read_bytes()[:999])
-    with pytest.raises(ValueError, match="is not a complete safetensors file"):
+    with pytest.raises(ValueError, match=r"is not a complete weights file .*; delete it and fetch it again"):
         load_taehv(path)
 
 
@@ -161,3 +161,34 @@ def test_the_wan_vae_is_read_from_its_published_folder(vae: WanVae, tmp_path: Pa
     assert torch.equal(load_wan_vae(tmp_path / "vae").decoder().decode(z), vae.decoder().decode(z))
     with pytest.raises(OSError, match="holds no complete Wan VAE"):
         load_wan_vae(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("edit", "complaint"),
+    [
+        (lambda state: state.pop("decoder.conv_in.bias"), r"\(tensor 'decoder\.conv_in\.bias' is missing\)"),
+        (lambda state: state.update({"decoder.conv_in.bias": torch.zeros(9)}), r"size mismatch for decoder\.conv_in\.bias"),
+    ],
+)
+def test_a_wan_vae_with_a_tensor_missing_or_of_another_shape_is_refused(vae: WanVae, tmp_path: Path, edit: Any, complaint: str) -> None:
+    vae.vae.save_pretrained(tmp_path / "vae")
+    path = tmp_path / "vae" / "diffusion_pytorch_model.safetensors"
+    state = load_file(path)
+    edit(state)
+    save_file(state, path, metadata={"format": "pt"})
+    with pytest.raises(OSError, match=rf"holds no complete Wan VAE .*{complaint}.*; delete it and fetch it again$"):
+        load_wan_vae(tmp_path / "vae")
+
+
+def test_the_wan_vae_moves_its_mean_and_scale_to_the_device_only_once(vae: WanVae, monkeypatch: pytest.MonkeyPatch) -> None:
+    zeros, moved, to = torch.zeros(1, 1, 4, 1, 1), list[Tensor](), Tensor.to
+
+    def watched(tensor: Tensor, *how: Any) -> Tensor:
+        moved.append(tensor)
+        return to(tensor, *how)
+
+    monkeypatch.setattr(Tensor, "to", watched)
+    vae.raw(zeros)
+    assert not any(tensor is vae.mean or tensor is vae.scale for tensor in moved)
+    assert len(moved) == 2
+    assert vae.mean.device == vae.scale.device == vae.device

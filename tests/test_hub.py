@@ -5,11 +5,13 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from huggingface_hub.errors import LocalEntryNotFoundError
 
 from fkv import hub
-from tests.hub_stand_in import Hub, serving
+from tests.hub_stand_in import COMMIT, Hub, serving
 
 DATA = bytes(range(256)) * 20_000
 REPO, FILE = "someone/model", "checkpoints/model.pt"
@@ -101,3 +103,48 @@ def test_a_file_of_the_web_goes_on_where_it_stopped(there: Hub, tmp_path: Path) 
 def test_files_of_a_folder_that_are_not_here_are_named(there: Hub) -> None:
     with pytest.raises(OSError, match="text_encoder"):
         hub.snapshot(REPO, ["text_encoder/*"], download=False)
+
+
+PATTERNS = ("text_encoder/*.json", "text_encoder/*.safetensors")
+
+
+def in_cache(*files: str) -> Path:
+    """The folder of a repository of which these files were fetched."""
+    from huggingface_hub import constants
+
+    storage = Path(constants.HF_HUB_CACHE) / f"models--{REPO.replace('/', '--')}"
+    folder = storage / "snapshots" / COMMIT
+    for path in (storage / "refs" / "main", *(folder / file for file in files)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(COMMIT)
+    return folder
+
+
+def test_a_folder_is_here_only_with_its_weights_and_every_part_of_them(there: Hub) -> None:
+    two, index = "text_encoder/model-00002-of-00002.safetensors", "text_encoder/model.safetensors.index.json"
+    steps = (("text_encoder/config.json", r"text_encoder/\*\.safetensors"), (two, "text_encoder/model-00001-of-00002.safetensors"))
+    for file, lacking in (*steps, (two.replace("00002-", "00001-"), index)):
+        in_cache(file)
+        with pytest.raises(FileNotFoundError, match=rf"^{lacking} of someone/model is not here; download it first$"):
+            hub.snapshot(REPO, PATTERNS, download=False)
+    folder = in_cache(index)
+    assert hub.snapshot(REPO, PATTERNS, download=False) == folder
+    assert hub.snapshot(REPO, PATTERNS) == folder
+
+
+def test_room_for_the_missing_files_of_a_folder_is_looked_at_before_any_is_fetched(there: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, object]] = []
+
+    def stand_in(repo: str, **how: object) -> object:
+        asked.append(how)
+        if how.get("local_files_only"):
+            raise LocalEntryNotFoundError("not here")
+        assert how.get("dry_run"), "fetched without looking at the room"
+        sizes = ((5_000_000_000, True), (700, False))
+        return [SimpleNamespace(file_size=size, will_download=wanted) for size, wanted in sizes]
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", stand_in)
+    monkeypatch.setattr(hub, "SPARE", 1 << 60)
+    with pytest.raises(OSError, match=r"text_encoder/\*\.safetensors needs 5\.0 GB and .* free; free some, or set HF_HOME"):
+        hub.snapshot(REPO, PATTERNS)
+    assert [bool(how.get("dry_run")) for how in asked] == [False, True]

@@ -11,7 +11,7 @@ import torch
 from fkv import doctor, fetch, hub, parts, planner
 from fkv.__main__ import main
 from fkv.spec import KREA, LONGLIVE, MODELS, POCKET, RAVEN, SELF_FORCING
-from fkv.text import Umt5Text
+from fkv.text import Umt5Text, umt5
 from fkv.text.store import Bundle
 
 Calls = list[tuple[str, ...]]
@@ -52,6 +52,8 @@ def test_a_bare_machine_needs_every_file_and_names_the_command_for_each(tmp_path
     assert (base.here, base.size, adapter.size) == (False, 5_676_334_208, 2_800_056_690)
     assert base.cure == adapter.cure == "run `python -m fkv fetch --model longlive`"
     assert needs["the text encoder umT5-XXL"].cure == "run `python -m fkv fetch --model longlive --text`"
+    assert needs["the text encoder umT5-XXL"].size == pytest.approx(22.7e9, rel=0.01)
+    assert [need.what for need in needs.values() if not need.size and not need.what.startswith("the package")] == []
     assert [what for what, need in needs.items() if not need.vital] == ["the Wan VAE, for export", "the package diffusers"]
     stored = tmp_path / "umt5.safetensors"
     stored.touch()
@@ -65,18 +67,29 @@ def test_fetching_takes_the_weights_the_decoders_and_the_encoder_only_when_asked
     parts.fetch(LONGLIVE, lambda file, done, total: told.append(file))
     assert [call[:2] for call in calls[:2]] == [(LONGLIVE.repo, "models/longlive_base.pt"), (LONGLIVE.repo, "models/lora.pt")]
     assert calls[2][0].endswith("taew2_1.safetensors")
-    assert calls[3] == ("Wan-AI/Wan2.1-T2V-1.3B-Diffusers", "vae/*")
+    assert calls[3] == ("Wan-AI/Wan2.1-T2V-1.3B-Diffusers", "vae/*.json", "vae/*.safetensors")
     assert len(calls) == 4
     assert told == ["models/longlive_base.pt", "models/lora.pt"]
     parts.fetch(LONGLIVE, text=True)
-    assert calls[-1] == ("Wan-AI/Wan2.1-T2V-1.3B-Diffusers", "text_encoder/*", "tokenizer/*")
+    assert calls[-1] == ("Wan-AI/Wan2.1-T2V-1.3B-Diffusers", *umt5.PATTERNS)
 
 
 def test_the_terminal_shows_a_bar_per_file(calls: Calls, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["fetch", "--model", "longlive"])
+    assert "longlive_base.pt:  50%" in capsys.readouterr().err
+
+
+def test_fetching_fails_while_something_vital_is_missing_and_only_tells_what_the_model_can_do_without(
+    calls: Calls, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    encoder = parts.Need("the text encoder", here=False, size=22_700_000_000, cure="run `fetch --text`")
+    monkeypatch.setattr(parts, "needs", lambda spec: [encoder, parts.Need("the Wan VAE", here=True)])
+    assert main(["fetch", "--model", "longlive"]) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == "python -m fkv fetch: LongLive 1.3B cannot run yet: the text encoder (22.7 GB) is missing; run `fetch --text`"
+    monkeypatch.setattr(parts, "needs", lambda spec: [replace(encoder, vital=False)])
     assert main(["fetch", "--model", "longlive"]) == 0
-    said = capsys.readouterr()
-    assert "longlive_base.pt:  50%" in said.err
-    assert "models/longlive_base.pt of Efficient-Large-Model/LongLive-1.3B is missing" in said.out
+    assert capsys.readouterr().out == "the text encoder is missing; run `fetch --text`\n"
 
 
 def test_the_pocket_model_has_nothing_to_fetch(capsys: pytest.CaptureFixture[str]) -> None:
@@ -115,7 +128,7 @@ def test_the_doctor_says_all_of_a_model_before_anything_is_fetched(
         "FAIL network          models/longlive_base.pt of Efficient-Large-Model/LongLive-1.3B cannot be fetched",
         "size             480x832 (480p), 3 latent frames a chunk, float32",
         "weights          5.7 GB, shared by all lanes",
-        "lane A           12.3 GB with full:frames=21: cache 10.4 GB + chunk being drawn 1.7 GB + text 188.7 MB",
+        "lane A           7.1 GB with window: cache 5.2 GB + chunk being drawn 1.7 GB + text 188.7 MB",
         "estimate         one pass ",
         "in all: it fits",
         "at the 600 TFLOP/s measured now): real time (16 frames per second) is possible",

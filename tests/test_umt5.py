@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from fkv.text import DrawnText, Umt5Text
@@ -132,8 +133,9 @@ def test_random_models_get_embeddings_drawn_from_the_letters() -> None:
     assert not torch.equal(one, other)
 
 
-def test_umt5_is_asked_with_512_tokens_and_its_padding_is_cut_off(tmp_path: Path) -> None:
-    """On a tiny encoder with random weights, saved and read in the published folders' layout."""
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    """A tiny encoder with random weights, in the published folders' layout."""
     transformers: Any = import_module("transformers")
     tokenizers: Any = import_module("tokenizers")
     config = transformers.UMT5Config(vocab_size=40, d_model=WIDTH, d_kv=4, d_ff=16, num_layers=2, num_heads=2, is_gated_act=True)
@@ -146,7 +148,11 @@ def test_umt5_is_asked_with_512_tokens_and_its_padding_is_cut_off(tmp_path: Path
     transformers.PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", eos_token="</s>").save_pretrained(
         tmp_path / "tokenizer"
     )
-    encoder = open_umt5(tmp_path, torch.device("cpu"), torch.float32)
+    return tmp_path
+
+
+def test_umt5_is_asked_with_512_tokens_and_its_padding_is_cut_off(saved: Path) -> None:
+    encoder = open_umt5(saved, torch.device("cpu"), torch.float32)
     rows = encoder("a fox")
     assert rows.shape == (3, WIDTH)
     ids = torch.zeros(1, 512, dtype=torch.long)
@@ -157,4 +163,30 @@ def test_umt5_is_asked_with_512_tokens_and_its_padding_is_cut_off(tmp_path: Path
     assert isinstance(encoder, Umt5Encoder)
     assert torch.equal(padded(rows, 512)[0, :3], wanted)
     with pytest.raises(OSError, match="holds no complete umT5 encoder"):
-        open_umt5(tmp_path / "nowhere", torch.device("cpu"))
+        open_umt5(saved / "nowhere", torch.device("cpu"))
+
+
+WO = "encoder.block.1.layer.1.DenseReluDense.wo.weight"
+
+
+@pytest.mark.parametrize(
+    ("edit", "complaint"),
+    [
+        (lambda state: state.pop(WO), rf"\(tensor '{WO}' is missing\)"),
+        (lambda state: state.update({WO: torch.zeros(9)}), r"\(some tensors have other shapes\)"),
+    ],
+)
+def test_an_encoder_with_a_tensor_missing_or_of_another_shape_is_refused(saved: Path, edit: Any, complaint: str) -> None:
+    path = saved / "text_encoder" / "model.safetensors"
+    state = load_file(path)
+    edit(state)
+    save_file(state, path, metadata={"format": "pt"})
+    with pytest.raises(OSError, match=rf"holds no complete umT5 encoder {complaint}; delete it and fetch it again$"):
+        open_umt5(saved, torch.device("cpu"))
+
+
+def test_a_truncated_encoder_is_refused_in_a_sentence(saved: Path) -> None:
+    path = saved / "text_encoder" / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:900])
+    with pytest.raises(OSError, match=r"holds no complete umT5 encoder \(.+\); delete it and fetch it again$"):
+        open_umt5(saved, torch.device("cpu"))

@@ -116,7 +116,13 @@ def test_an_adapter_is_merged_in_float32_and_rounded_once(tmp_path: Path, wrappe
         (lambda state: state.pop("base_model.model.blocks.0.ffn.0.lora_B.weight"), "has no counterpart"),
         (lambda state: state.update({"base_model.model.blocks.9.ffn.0.lora_A.weight": torch.zeros(4, 24)}), "changes no weight"),
         (lambda state: state.update(lora(rank=5)), r"is \[24, 24\] and rank 4, the file has \[24, 5\] x \[5, 24\]"),
-        (lambda state: state.clear(), "no tensors under any of"),
+        (lambda state: state.clear(), "no named tensors under any of"),
+        (
+            lambda state: [state.pop(key) for key in list(state) if "blocks.0.self_attn.q." not in key],
+            r"is not complete: 1 of 2 layers are adapted, the first without is 'blocks\.1\.self_attn\.q\.weight'; fetch it again",
+        ),
+        (lambda state: state.update({key: tensor.char() for key, tensor in state.items()}), "in int8, expected 16-bit or 32-bit"),
+        (lambda state: state.update({key: tensor * torch.nan for key, tensor in state.items()}), "base.pt with lora.pt is damaged: tensor"),
     ],
 )
 def test_an_adapter_that_does_not_fit_is_refused(tmp_path: Path, edit: Any, complaint: str) -> None:
@@ -148,6 +154,63 @@ def test_a_checkpoint_of_another_size_is_refused_by_its_shapes(tmp_path: Path) -
         loaded(replace(SELF_FORCING, net=replace(NET, ffn=48)), tmp_path / "model.pt")
 
 
+@pytest.mark.parametrize(("spec", "entry"), [(SELF_FORCING, "generator"), (CAUSAL_FORCING, "generator_ema"), (LONGLIVE, "model")])
+def test_other_weights_of_a_training_than_the_row_names_are_refused(tmp_path: Path, spec: ModelSpec, entry: str) -> None:
+    torch.save({entry: drawn()}, tmp_path / "model.pt")
+    with pytest.raises(ValueError, match=rf"holds {entry}, expected {spec.entry[0]}: .*; get the published file$"):
+        loaded(replace(small(spec), adapter=None), tmp_path / "model.pt")
+
+
+def test_of_several_entries_a_row_takes_the_first_that_is_there(tmp_path: Path) -> None:
+    ours = drawn()
+    torch.save({"generator": ours, "generator_ema": drawn(seed=2)}, tmp_path / "model.pt")
+    assert same(loaded(replace(small(RAVEN), entry=("student", "generator")), tmp_path / "model.pt"), ours)
+
+
+@pytest.mark.parametrize(
+    ("edit", "complaint"),
+    [
+        (lambda state: state.update({"head.head.bias": torch.zeros(64).char()}), "'head.head.bias' in int8, expected 16-bit or 32-bit"),
+        (lambda state: state["head.head.bias"].fill_(torch.nan), "tensor 'head.head.bias' has NaN or infinite numbers; delete it"),
+        (lambda state: state["head.head.bias"][:1].fill_(torch.inf), "tensor 'head.head.bias' has NaN or infinite numbers; delete it"),
+        (lambda state: state.update({"model.head.head.bias": torch.zeros(64)}), "'head.head.bias' and 'model.head.head.bias'; get the"),
+    ],
+)
+def test_weights_that_are_no_weights_are_refused(tmp_path: Path, edit: Any, complaint: str) -> None:
+    ours = drawn()
+    edit(ours)
+    torch.save({"generator_ema": ours}, tmp_path / "model.pt")
+    with pytest.raises(ValueError, match=complaint):
+        loaded(small(SELF_FORCING), tmp_path / "model.pt")
+
+
+WEB = b"<!DOCTYPE html>\n<html><body>Sign in</body></html>"
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4665\nsize 5676334208\n"
+
+
+@pytest.mark.parametrize("name", ["model.pt", "model.safetensors"])
+@pytest.mark.parametrize(
+    ("held", "what"),
+    [
+        (WEB, " is an HTML page, not weights"),
+        (POINTER, " is a git-lfs pointer, not the weights it stands for"),
+        (b"", r" \(0 bytes\) is not a complete weights file \(it is empty\)"),
+        *((held, " is not a complete weights file .it is cut short or damaged.") for held in (b"x", b"\x80", b"PK\x03\x04", bytes(999))),
+    ],
+)
+def test_a_file_that_holds_no_weights_is_called_what_it_is(tmp_path: Path, name: str, held: bytes, what: str) -> None:
+    (tmp_path / name).write_bytes(held)
+    with pytest.raises(ValueError, match=rf"{name}.*{what}; delete it and fetch it again$"):
+        loaded(small(SELF_FORCING), tmp_path / name)
+
+
+@pytest.mark.parametrize("pack", [lambda tensor: {1: tensor}, lambda tensor: {"generator_ema": {1: tensor}}])
+def test_tensors_under_numbers_instead_of_names_are_refused(tmp_path: Path, pack: Any) -> None:
+    torch.save(pack(torch.zeros(3)), tmp_path / "model.pt")
+    with pytest.raises(ValueError, match="has no named tensors under any of generator_ema, generator, model; it holds:"):
+        loaded(small(SELF_FORCING), tmp_path / "model.pt")
+
+
 @pytest.mark.parametrize("name", ["model.pt", "model.safetensors"])
 @pytest.mark.parametrize("share", [0.0, 0.4, 0.9])
 def test_a_truncated_file_is_called_incomplete(tmp_path: Path, name: str, share: float) -> None:
@@ -158,7 +221,9 @@ def test_a_truncated_file_is_called_incomplete(tmp_path: Path, name: str, share:
         save_file(drawn(), path)
     whole = path.read_bytes()
     path.write_bytes(whole[: int(share * len(whole))])
-    with pytest.raises(ValueError, match=r"is not a complete weights file .*; delete it and fetch it again"):
+    with pytest.raises(
+        ValueError, match=r"is not a complete weights file \(it is (empty|cut short or damaged)\); delete it and fetch it again$"
+    ):
         loaded(small(SELF_FORCING), path)
 
 
@@ -174,7 +239,7 @@ def test_a_pickle_with_other_things_than_tensors_is_not_opened(tmp_path: Path) -
 
 def test_a_file_without_tensors_says_what_it_holds(tmp_path: Path) -> None:
     torch.save({"step": 7, "optimizer": {"lr": 1.0}}, tmp_path / "model.pt")
-    with pytest.raises(ValueError, match=r"no tensors under any of generator_ema, .*; it holds: step, optimizer"):
+    with pytest.raises(ValueError, match=r"no named tensors under any of generator_ema, generator, model; it holds: step, optimizer;"):
         loaded(small(SELF_FORCING), tmp_path / "model.pt")
 
 
@@ -183,11 +248,11 @@ def test_the_file_is_mapped_and_not_copied_while_it_loads(tmp_path: Path, monkey
     torch.save({"generator_ema": drawn()}, tmp_path / "model.pt")
     fill, mapped = weights.fill, list[bool]()
 
-    def look(model: torch.nn.Module, state: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype) -> None:
+    def look(model: torch.nn.Module, state: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype, source: str) -> None:
         lines = [line.split()[0] for line in Path("/proc/self/maps").read_text().splitlines() if line.endswith("model.pt")]
         spans = [tuple(int(end, 16) for end in line.split("-")) for line in lines]
         mapped.extend(any(low <= tensor.data_ptr() < high for low, high in spans) for tensor in state.values())
-        fill(model, state, device, dtype)
+        fill(model, state, device, dtype, source)
 
     monkeypatch.setattr(weights, "fill", look)
     loaded(small(SELF_FORCING), tmp_path / "model.pt", dtype=torch.bfloat16)

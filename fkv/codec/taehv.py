@@ -14,10 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fkv import hub
 from fkv.codec.base import to_bytes, to_pixels
 
 URL = "https://github.com/madebyollin/taehv/raw/refs/heads/main/safetensors/taew2_1.safetensors"
 FILE = "taew2_1.safetensors"
+SIZE = 22_600_000  # about: 11.3 million parameters of two bytes
 CHANNELS, GROWTH, CELL = 16, 4, 8
 WIDE = (256, 128, 64, 64)
 State = dict[int, Tensor]  # last input of every memory block, by its number
@@ -158,8 +160,8 @@ def load_taehv(path: Path, device: torch.device | str = "cpu", dtype: torch.dtyp
         raise FileNotFoundError(f"{path} is missing; run `python -m fkv fetch` for the model that is to be decoded")
     try:
         raw = load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{path} is not a complete safetensors file ({error}); delete it and fetch it again") from None
+    except SafetensorError:
+        raise ValueError(hub.damaged(path)) from None
     codec = Taehv()
     state = fitted(raw, codec)
     wanted = {name: tuple(tensor.shape) for name, tensor in codec.state_dict().items()}

@@ -17,7 +17,9 @@ from torch import Tensor
 from fkv.codec.base import to_bytes, to_pixels
 
 REPO = "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
+PATTERNS = ("vae/*.json", "vae/*.safetensors")  # each must have a file
 FOLDER = "vae"
+SIZE = 507_600_000  # 126.9 million parameters in float32
 GROUP, CELL = 4, 8
 
 
@@ -27,8 +29,8 @@ class WanVae:
     def __init__(self, vae: Any):
         self.vae = vae
         shape = (1, -1, 1, 1, 1)
-        self.mean = torch.tensor(vae.config.latents_mean).view(shape)
-        self.scale = torch.tensor(vae.config.latents_std).view(shape)
+        self.mean = torch.tensor(vae.config.latents_mean, device=self.device).view(shape)
+        self.scale = torch.tensor(vae.config.latents_std, device=self.device).view(shape)
 
     @property
     def device(self) -> torch.device:
@@ -44,7 +46,7 @@ class WanVae:
     def raw(self, latents: Tensor) -> Tensor:
         """Normalised latents [b, f, c, rows, columns] as the VAE takes them: [b, c, f, rows, columns]."""
         z = latents.transpose(1, 2).to(self.device, torch.float32)
-        return (z * self.scale.to(self.device) + self.mean.to(self.device)).to(self.dtype)
+        return (z * self.scale + self.mean).to(self.dtype)
 
     @torch.inference_mode()
     def encode(self, frames: Tensor) -> Tensor:
@@ -55,7 +57,7 @@ class WanVae:
             raise ValueError(f"{count} frames of {height}x{width} cannot be encoded; {cure}")
         pixels = to_pixels(frames, self.device, self.dtype).mul(2).sub(1).transpose(1, 2)
         z = self.vae.encode(pixels).latent_dist.mode().float()
-        return ((z - self.mean.to(self.device)) / self.scale.to(self.device)).transpose(1, 2)
+        return ((z - self.mean) / self.scale).transpose(1, 2)
 
 
 class WanVaeDecoder:
@@ -85,8 +87,13 @@ def load_wan_vae(folder: Path, device: torch.device | str = "cpu", dtype: torch.
         diffusers: Any = import_module("diffusers")
     except ImportError:
         raise ImportError("the Wan VAE needs diffusers; run `pip install diffusers`") from None
+    from safetensors import SafetensorError
+
     try:
-        vae = diffusers.AutoencoderKLWan.from_pretrained(folder, torch_dtype=dtype)
-    except (OSError, ValueError) as error:
-        raise OSError(f"{folder} holds no complete Wan VAE ({str(error).splitlines()[0]}); delete it and fetch it again") from None
+        vae, found = diffusers.AutoencoderKLWan.from_pretrained(folder, torch_dtype=dtype, output_loading_info=True)
+        if missing := sorted(found["missing_keys"]):
+            raise ValueError(f"tensor {missing[0]!r} is missing")
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        why = " ".join(line.strip() for line in str(error).splitlines()[:2])
+        raise OSError(f"{folder} holds no complete Wan VAE ({why}); delete it and fetch it again") from None
     return WanVae(vae.to(device).eval().requires_grad_(False))

@@ -12,7 +12,7 @@ import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -21,7 +21,8 @@ from fkv.text.pocket import Prompt
 from fkv.text.store import Bundle, Folder, address
 
 REPO = "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
-FOLDERS = ("text_encoder/*", "tokenizer/*")
+PATTERNS = ("text_encoder/*.json", "text_encoder/*.safetensors", "tokenizer/tokenizer.json", "tokenizer/*")  # each must have a file
+SIZE = 22_700_000_000  # 5.68 billion parameters in float32
 NAME = "umt5-xxl"
 PACKAGES = ("transformers", "ftfy")
 EXAMPLES = (
@@ -156,11 +157,17 @@ def open_umt5(folder: Path, device: torch.device, dtype: torch.dtype = torch.bfl
         from transformers import AutoTokenizer, UMT5EncoderModel  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise ImportError("transformers is not installed; run `pip install transformers`") from None
+    from safetensors import SafetensorError
+
     try:
-        model = UMT5EncoderModel.from_pretrained(folder / "text_encoder", dtype=dtype)
+        read: Any = UMT5EncoderModel.from_pretrained(folder / "text_encoder", dtype=dtype, output_loading_info=True)
+        model, found = read
+        if missing := sorted(found["missing_keys"]):
+            raise ValueError(f"tensor {missing[0]!r} is missing")
         tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
-    except (OSError, ValueError) as error:
-        raise OSError(f"{folder} holds no complete umT5 encoder ({str(error).splitlines()[0]})") from None
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        why = "some tensors have other shapes" if "ignore_mismatched_sizes" in str(error) else str(error).splitlines()[0]
+        raise OSError(f"{folder} holds no complete umT5 encoder ({why}); delete it and fetch it again") from None
     if not bool(model.get_input_embeddings().weight.any()):
         raise OSError("this version of transformers loads umT5 with empty word embeddings; run `pip install -U transformers`")
     return Umt5Encoder(tokenizer, model.eval().requires_grad_(False), device, length)
