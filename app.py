@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from fkv.flags import HEADS, Parser, readable
 from fkv.spec import MODELS, POCKET, find
 
 if TYPE_CHECKING:
@@ -14,11 +15,12 @@ if TYPE_CHECKING:
     from fkv.ui import Backend
 
 ADDRESS, PORT, SEATS, CHUNKS = "127.0.0.1", 7860, 2, 360
+PORTS = 65535
 
 
 def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line; host and port follow GRADIO_SERVER_NAME and GRADIO_SERVER_PORT where they are set and no flag is."""
-    parser = argparse.ArgumentParser(prog="app.py", description="The live page: two lanes, one with a compressed KV cache.")
+    parser = Parser(prog="app.py", description="The live page: two lanes, one with a compressed KV cache.")
     host, port = os.environ.get("GRADIO_SERVER_NAME", ADDRESS), os.environ.get("GRADIO_SERVER_PORT", str(PORT))
     parser.add_argument("--host", default=host, help=f"address to listen on (default {host}; 0.0.0.0 for every interface)")
     parser.add_argument("--port", type=int, default=port, help=f"port to listen on (default {port})")
@@ -30,6 +32,7 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--attention", default="auto", help="attention kernel: auto (the fastest that agrees), sdpa, cudnn, flash, ...")
     parser.add_argument("--graphs", action="store_true", help="replay noisy passes as CUDA graphs")
     parser.add_argument("--fp8", action="store_true", help="large products in 8-bit floats, and what that changes is measured")
+    parser.add_argument("--heads", type=readable, metavar="FILE", help=f"for the model shown first: {HEADS}")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1 (default auto)")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads of the model (default: OMP_NUM_THREADS, or all cores but one)")
     parser.add_argument("--seats", type=int, default=SEATS, help=f"visitors that may run at once (default {SEATS})")
@@ -41,25 +44,53 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     for name, least in (("port", 1), ("threads", 0), ("seats", 1), ("chunks", 0)):
         if getattr(found, name) < least:
             parser.error(f"--{name} {getattr(found, name)} is below {least}; use {least} or more")
+    if found.port > PORTS:
+        parser.error(f"--port {found.port} is above {PORTS}; use 1 to {PORTS}")
     return found
 
 
+def check(chosen: argparse.Namespace) -> None:
+    """Raises ValueError where no model could be loaded with these flags, so that it is said before the page is there."""
+    import torch
+
+    from fkv import engine, parts, planner
+    from fkv.attention import Attention
+    from fkv.fast.fp8 import refusal
+
+    device, cores, size = engine.pick_device(chosen.device), engine.cores(), planner.size_of(chosen.resolution)
+    if chosen.threads > cores:
+        raise ValueError(f"--threads {chosen.threads} is above the {cores} cores this process may use; use 1 to {cores}, or leave it out")
+    if chosen.graphs and device.type != "cuda":
+        raise ValueError(f"--graphs needs a CUDA device and the device is {device}; leave it out")
+    if chosen.fp8 and (why := refusal(device, torch.bfloat16)):
+        raise ValueError(why)
+    Attention(chosen.attention)
+    for spec in (spec for spec in MODELS if not spec.net.places):
+        parts.known(spec, chosen.decoder)
+        planner.resized(spec, size or spec.pixels)
+
+
 def backend(chosen: argparse.Namespace) -> Backend:
-    """What the page asks of the engine room. All models share one lock, so that one is loaded between the chunks of another."""
+    """What the page asks of the engine room. All models share one lock, so that one is loaded between the chunks of another. Raises
+    ValueError on a head profile that is none of the model shown first.
+    """
     from fkv.engine import Engine, Turns, available, concern, load, model_facts, profile_facts
     from fkv.fetch import News
     from fkv.planner import size_of
     from fkv.session import Session
     from fkv.ui import Backend
+    from fkv.ui.profiles import read
 
     news, turns = News(), Turns()
     names = ("device", "threads", "download", "random_weights", "attention", "graphs", "fp8")
     opening = {name: getattr(chosen, name) for name in names}
+    heads = read(chosen.heads.read_text(encoding="utf-8"), chosen.heads.name, find(chosen.model).geometry) if chosen.heads else None
 
     def opened(name: str) -> Engine:
         spec = find(name)
         size, codec = (None, "") if spec.net.places else (size_of(chosen.resolution), chosen.decoder)
-        return load(spec, size=size, codec=codec, report=news.report, lock=turns, **opening)
+        own = heads if name == chosen.model else None
+        return load(spec, size=size, codec=codec, heads=own, report=news.report, lock=turns, **opening)
 
     def models() -> list[tuple[str, str]]:
         rows = () if chosen.download or chosen.random_weights else available(chosen.device)
@@ -81,7 +112,12 @@ def main(given: Sequence[str] | None = None) -> None:
     from fkv.text import EXAMPLES
     from fkv.ui import build
 
-    page = build(backend(chosen), examples=EXAMPLES, seats=chosen.seats, chunks=chosen.chunks, model=chosen.model)
+    try:
+        check(chosen)
+        room = backend(chosen)
+    except (ValueError, OSError) as error:
+        Parser(prog="app.py").error(" ".join(str(error).split()))
+    page = build(room, examples=EXAMPLES, seats=chosen.seats, chunks=chosen.chunks, model=chosen.model)
     page.shelf.want(chosen.model)
     place = {"server_name": chosen.host, "server_port": chosen.port, "root_path": chosen.root_path}
     try:

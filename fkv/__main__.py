@@ -10,16 +10,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fkv.flags import parser
+from fkv.flags import apart, parser
 
 if TYPE_CHECKING:
     from fkv.engine import Engine
     from fkv.heads import HeadProfile
+    from fkv.spec import ModelSpec
 
 INTERRUPTED = 130
 
 
-def load(arguments: argparse.Namespace) -> Engine:
+def load(arguments: argparse.Namespace, heads: HeadProfile | None = None) -> Engine:
     import torch
 
     from fkv import engine, planner
@@ -28,14 +29,28 @@ def load(arguments: argparse.Namespace) -> Engine:
     return engine.load(
         arguments.model, arguments.device, dtype, threads=arguments.threads or 0, random_weights=arguments.random_weights,
         size=planner.size_of(arguments.resolution), codec=arguments.decoder,
-        attention=arguments.attention, graphs=arguments.graphs, fp8=arguments.fp8,
+        attention=arguments.attention, graphs=arguments.graphs, fp8=arguments.fp8, heads=heads,
     )  # fmt: skip
 
 
-def planned(engine: Engine, lanes: Sequence[str], chunks: int) -> Engine:
-    """The engine, where these lanes fit its device; else raises ValueError with the nearest run that does."""
-    from fkv.engine import concern
+def brought(path: Path, spec: ModelSpec) -> HeadProfile:
+    """The head profile in a file, checked against a model. Raises ValueError naming the file."""
+    from fkv.heads import HeadProfile
 
+    try:
+        return HeadProfile.from_json(path.read_text(encoding="utf-8"), spec.geometry)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def planned(arguments: argparse.Namespace, lanes: Sequence[str], chunks: int) -> Engine:
+    """The engine, with the head profile of --heads, where these lanes fit its device; else raises ValueError with the nearest run that
+    does.
+    """
+    from fkv.engine import concern
+    from fkv.spec import find
+
+    engine = load(arguments, brought(arguments.heads, find(arguments.model)) if arguments.heads else None)
     if words := concern(engine, lanes, chunks):
         raise ValueError(words)
     return engine
@@ -45,6 +60,7 @@ def run_generate(arguments: argparse.Namespace) -> int:
     from fkv.events import Settings
     from fkv.generate import generate
 
+    apart(out=arguments.out, json=arguments.json, sheet=arguments.sheet)
     settings = Settings(
         prompt=arguments.prompt,
         seed=arguments.seed,
@@ -53,12 +69,14 @@ def run_generate(arguments: argparse.Namespace) -> int:
         chunks=arguments.chunks,
         threshold=arguments.threshold,
     )
-    engine = planned(load(arguments), (settings.left, settings.right), settings.chunks)
+    engine = planned(arguments, (settings.left, settings.right), settings.chunks)
     complete = generate(engine, settings, arguments.out, arguments.json, arguments.sheet)
     return 0 if complete else INTERRUPTED
 
 
 def run_bench(arguments: argparse.Namespace) -> int:
+    from functools import partial
+
     from tqdm import tqdm
 
     from fkv import bench, machine, policies
@@ -67,16 +85,17 @@ def run_bench(arguments: argparse.Namespace) -> int:
 
     settings = Settings(prompt=arguments.prompt, seed=arguments.seed, chunks=arguments.chunks, threshold=arguments.threshold)
     kinds = policies.split(arguments.policies)
-    engine = planned(load(arguments), kinds, settings.chunks)
-    with machine.interruptible() as stop, tqdm(total=arguments.chunks, unit="chunk") as bar:
-        found = bench.run(engine, kinds, settings, lambda chunk: bar.update(), lambda: stop.asked, in_line=arguments.in_line)
+    engine = planned(arguments, kinds, settings.chunks)
+    with machine.interruptible() as stop:
+        found = bench.run(engine, kinds, settings, partial(tqdm, unit="chunk"), lambda: stop.asked, in_line=arguments.in_line)
     words = bench.words(arguments, parser().parse_args(["bench"]))
     found["command"] = shlex.join(["python", "-m", "fkv", "bench", *words, "--policies", arguments.policies])
     if arguments.memory and not found["interrupted"]:
         bench.alone(found, words, bench.in_a_fresh_process)
     if arguments.json:
         write_json(arguments.json, found)
-    print(bench.table(found) if arguments.markdown else bench.sentences(found))
+    told = bench.tally if not found["counted"] else bench.table if arguments.markdown else bench.sentences
+    print(told(found))
     return INTERRUPTED if found["interrupted"] else 0
 
 
@@ -89,6 +108,8 @@ def run_profile(arguments: argparse.Namespace) -> int:
         profile = read_profile(arguments)
     else:
         profile, complete = measured_profile(arguments)
+    if not complete:
+        print(f"interrupted: {profile.recipe['prompts']} of {arguments.prompts} prompts measured; the same command goes on from there")
     path = arguments.json or (None if arguments.source else Path("heads.json"))
     if path:
         write_text(path, (profile.to_published() if arguments.published else profile.to_json()) + "\n")
@@ -99,16 +120,15 @@ def run_profile(arguments: argparse.Namespace) -> int:
 def read_profile(arguments: argparse.Namespace) -> HeadProfile:
     """A profile from a file, checked against the model, and how it agrees with the bundled one."""
     from fkv import engine, profiling
-    from fkv.heads import HeadProfile
     from fkv.spec import find
 
     spec = find(arguments.model)
-    profile = HeadProfile.from_json(arguments.source.read_text(encoding="utf-8"), spec.geometry)
+    profile = brought(arguments.source, spec)
     if arguments.threshold is not None or arguments.quota is not None:
         profile = profiling.classed(profile, arguments.threshold, arguments.quota)
     bundled = engine.ROOT / spec.heads if spec.heads else None
     if bundled and bundled.is_file():
-        print(profiling.compared(profile, HeadProfile.from_json(bundled.read_text(), spec.geometry), "the bundled profile"))
+        print(profiling.compared(profile, brought(bundled, spec), "the bundled profile"))
     return profile
 
 
@@ -122,7 +142,7 @@ def measured_profile(arguments: argparse.Namespace) -> tuple[HeadProfile, bool]:
 
     path = arguments.json or Path("heads.json")
     engine, recipe = load(arguments), profiling.Recipe(arguments.prompts, arguments.chunks, arguments.skip_first)
-    with machine.interruptible() as stop, tqdm(unit="chunk") as bar:
+    with machine.interruptible() as stop, tqdm(unit="chunk", delay=1e-3) as bar:  # drawn when something is measured
 
         def progress(done: int, due: int) -> None:
             bar.total = due
@@ -180,8 +200,10 @@ def run_embed(arguments: argparse.Namespace) -> int:
     from fkv import fetch, parts
     from fkv.spec import find
 
-    out = arguments.out or parts.BUNDLE
-    print(f"{fetch.embed(find(arguments.model), out, arguments.prompts)} prompts stored in {out}")
+    spec, out = find(arguments.model), arguments.out or parts.BUNDLE
+    if not spec.repo:
+        raise ValueError(f"{spec.title} reads prompts without an encoder; there is nothing to store")
+    print(f"{fetch.embed(spec, out, arguments.prompts)} prompts stored in {out}")
     return 0
 
 

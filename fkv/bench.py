@@ -6,12 +6,14 @@ Chunks count once no lane is warming up; ratios are paired within a chunk.
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 import subprocess
 import sys
 import tempfile
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,14 +24,13 @@ from fkv.engine import Engine, model_facts
 from fkv.events import Sample, Settings
 from fkv.fast import SlotCache
 from fkv.generate import row
-from fkv.lane import LaneRun
+from fkv.lane import FIRST_CHUNKS, LaneRun
 from fkv.stream import seeded_noise
 from fkv.views import encode
 from fkv.views.numbers import machine as named
 from fkv.wishes import policy_of
 
-ENOUGH = 5
-AGAIN = ("device", "dtype", "threads", "resolution", "decoder", "attention", "prompt", "seed", "chunks", "threshold")
+AGAIN = ("device", "dtype", "threads", "resolution", "decoder", "attention", "prompt", "seed", "chunks", "threshold", "heads")
 COLUMNS = (
     "policy", "FPS end to end", "FPS diffusion", "ms per chunk (p10 to p90)", "faster, end to end (p10 to p90)", "faster, diffusion", "MFU",
     "stored", "read", "allocated", "kept", "peak memory",
@@ -63,38 +64,58 @@ def run(
     engine: Engine,
     spellings: Sequence[str],
     settings: Settings,
-    tick: Callable[[int], object] = lambda chunk: None,
+    over: Callable[[range], Iterable[int]] = iter,
     stop: Callable[[], bool] = lambda: False,
     *,
     in_line: bool = False,
 ) -> dict[str, Any]:
-    """Generates `settings.chunks` chunks under every policy and gives the report; `stop` is asked after every chunk. With `in_line` nothing
-    runs beside a clean pass, so that each phase is timed alone.
+    """Generates `settings.chunks` chunks under every policy and gives the report. `over` goes through the chunks, under a progress bar
+    for instance; `stop` is asked before each. With `in_line` nothing runs beside a clean pass, so that each phase is timed alone.
 
-    Raises ValueError for policies or a prompt that cannot run, and if fewer than one chunk is left once warm-up is dropped.
+    Raises ValueError, before the first chunk, for policies or a prompt that cannot run and for chunks that would all be warm-up.
     """
     kinds = chosen(engine, spellings, settings)
     text = engine.text.encode(settings.prompt, settings.seed).embedding
     noise = seeded_noise(settings.seed, engine.spec, 1, engine.device, engine.dtype)
     with engine.lock:
         lanes = [LaneRun("A", engine, text, policy, noise, encode, in_line=in_line) for policy in kinds]
+    if settings.chunks < (least := least_chunks(lanes)):
+        raise ValueError(f"{settings.chunks} chunks are all warm-up while caches fill; use --chunks {least} or more")
     samples: list[list[Sample]] = [[] for _ in lanes]
-    for chunk in range(settings.chunks):
+    for chunk in over(range(settings.chunks)):
+        if stop():
+            break
         for turn in range(len(lanes)):
             place = (chunk + turn) % len(lanes)
             with engine.lock:
                 frames = lanes[place].step()
                 samples[place].append(lanes[place].sample(frames, 0.0))
-        tick(chunk)
-        if stop():
-            break
     peak = meter.peak_bytes(engine.device)
+    rows = list(zip(*samples))
     with engine.lock:
-        rates = measured(engine)
-    found = {**report(engine, settings, kinds, list(zip(*samples)), rates), "peak_bytes": peak}
+        rates = measured(engine) if counted(rows) else None
+    found = {**report(engine, settings, kinds, rows, rates), "peak_bytes": peak}
     for entry, lane in zip(found["policies"], lanes):
         entry["graphs"] = replays(lane)
     return found
+
+
+def least_chunks(lanes: Sequence[LaneRun]) -> int:
+    """The fewest chunks of which one counts in every lane."""
+    return next(chunk for chunk in itertools.count() if not any(warming(lane, chunk) for lane in lanes)) + 1
+
+
+def warming(lane: LaneRun, chunk: int) -> bool:
+    """Whether a chunk of a lane that is never re-cached is warm-up, by the rule of `LaneRun.sample`: from the policy's closed formula."""
+    spec, geometry = lane.engine.spec, lane.engine.spec.geometry
+    kept = [tokens for layer in range(geometry.layers) for _, tokens in lane.policy.expected(layer, chunk, geometry)]
+    filling = math.ceil(max(kept, default=0) / geometry.tokens) + spec.chunk < spec.window
+    return chunk < FIRST_CHUNKS or (filling and lane.expected_bytes(chunk) < lane.expected_bytes(chunk + spec.window // spec.chunk))
+
+
+def counted(rows: Sequence[Sequence[Sample]]) -> list[Sequence[Sample]]:
+    """The chunks in which no lane is warming up."""
+    return [samples for samples in rows if not any(sample.warmup for sample in samples)]
 
 
 def replays(lane: LaneRun) -> dict[str, Any] | None:
@@ -115,11 +136,10 @@ def report(
     rows: Sequence[Sequence[Sample]],
     rates: roofline.Rates | None = None,
 ) -> dict[str, Any]:
-    """Rows of one sample per policy, one row per chunk, as medians, pairs and the measurements themselves."""
-    counted = [samples for samples in rows if not any(sample.warmup for sample in samples)]
-    if not counted:
-        needed = engine.spec.window // engine.spec.chunk + ENOUGH
-        raise ValueError(f"{len(rows)} chunks are all warm-up while caches fill; use --chunks {needed} or more")
+    """Rows of one sample per policy, one row per chunk, as medians, pairs and the measurements themselves. Where no row counts, a policy
+    has its name and no figures.
+    """
+    counting = counted(rows)
     return {
         "about": ABOUT,
         "interrupted": len(rows) < settings.chunks,
@@ -128,18 +148,25 @@ def report(
         "prompt": settings.prompt,
         "seed": settings.seed,
         "chunks": len(rows),
-        "counted": [samples[0].chunk for samples in counted],
+        "asked": settings.chunks,
+        "counted": [samples[0].chunk for samples in counting],
         "formula": FORMULA,
         "rates": asdict(rates) if rates else None,
         "policies": [
-            {**figures(policy, place, counted), **(against(engine, policy, place, counted, rates) if rates else {}), "peak_bytes": None}
+            {
+                "policy": policies.spelling(policy),
+                "label": policies.label(policy),
+                **(figures(place, counting) if counting else {}),
+                **(against(engine, policy, place, counting, rates) if counting and rates else {}),
+                "peak_bytes": None,
+            }
             for place, policy in enumerate(kinds)
         ],
         "samples": [{**row(sample), "lane": place} for samples in rows for place, sample in enumerate(samples)],
     }
 
 
-def figures(policy: Policy, place: int, counted: Sequence[Sequence[Sample]]) -> dict[str, Any]:
+def figures(place: int, counted: Sequence[Sequence[Sample]]) -> dict[str, Any]:
     """One policy's medians, bytes after the last chunk, and how it compares with the first policy."""
     own, first = [samples[place] for samples in counted], [samples[0] for samples in counted]
     times: dict[str, Callable[[Sample], float]] = {
@@ -153,8 +180,6 @@ def figures(policy: Policy, place: int, counted: Sequence[Sequence[Sample]]) -> 
     }
     last, base = own[-1], first[-1]
     return {
-        "policy": policies.spelling(policy),
-        "label": policies.label(policy),
         "ms": {name: asdict(meter.spread([time(sample) for sample in own])) for name, time in times.items()},
         "fps_end_to_end": asdict(meter.spread([sample.fps_end_to_end for sample in own])),
         "fps_diffusion": asdict(meter.spread([sample.fps_diffusion for sample in own])),
@@ -237,10 +262,9 @@ def table(found: dict[str, Any]) -> str:
         ]
         lines.append(f"| {' | '.join(cells)} |")
     where = found["environment"]
-    counted = f"{len(found['counted'])} of {found['chunks']} chunks counted"
     error = found["model"].get("fp8_error")
     dtype = where["dtype"] + (f" with products in FP8 (relative error {100 * error:.1f} %)" if error is not None else "")
-    about = f"{found['model']['title']}, {dtype}, {named(where)}, torch {where['torch']}, {counted}, commit {where['commit']}."
+    about = f"{found['model']['title']}, {dtype}, {named(where)}, torch {where['torch']}, {tally(found)}, commit {where['commit']}."
     return "\n".join([*lines, "", about])
 
 
@@ -251,6 +275,10 @@ def sentences(found: dict[str, Any]) -> str:
         speed, size = entry["faster"]["end_to_end"], entry["bytes"]["stored"] / 1e6
         ratio = f"{speed['median']:.2f}x ({speed['low']:.2f} to {speed['high']:.2f})"
         lines.append(f"{entry['policy']}: {entry['fps_end_to_end']['median']:.1f} FPS end to end, {ratio}, {size:.2f} MB stored")
-    return "\n".join(
-        [*lines, f"{len(found['counted'])} of {found['chunks']} chunks counted; ratios are paired with {found['policies'][0]['policy']}"]
-    )
+    return "\n".join([*lines, f"{tally(found)}; ratios are paired with {found['policies'][0]['policy']}"])
+
+
+def tally(found: dict[str, Any]) -> str:
+    """How many chunks count, and how many were asked for where the bench was interrupted."""
+    asked = f" (interrupted, {found['asked']} were asked for)" if found["interrupted"] else ""
+    return f"{len(found['counted'])} of {found['chunks']} chunks counted{asked}"

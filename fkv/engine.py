@@ -53,7 +53,9 @@ class Turns:
 
 @dataclass(frozen=True)
 class Engine:
-    """Everything sessions share; nothing in it changes while they run. Hold `lock` while the device works."""
+    """Everything sessions share; nothing in it changes while they run. Hold `lock` while the device works. `decoder` is the codec's name,
+    empty for the row's own.
+    """
 
     spec: ModelSpec
     model: FastWan
@@ -63,6 +65,7 @@ class Engine:
     device: torch.device
     dtype: torch.dtype
     lock: Turns = field(default_factory=Turns)
+    decoder: str = ""
 
     @property
     def parameters(self) -> int:
@@ -122,6 +125,7 @@ def load(
     attention: str = "auto",
     graphs: bool = False,
     fp8: bool = False,
+    heads: HeadProfile | None = None,
     report: hub.Report = hub.silent,
     lock: Turns | None = None,
 ) -> Engine:
@@ -130,8 +134,9 @@ def load(
     `threads` limits CPU threads of the whole process (0: `usual_threads`). `random_weights` reads no weights and is
     the same each time. `size` is (rows, columns) in pixels, `codec` another decoder than the row's. What is not on this machine is fetched
     only with `download`, and `report` is told how far. `attention` names a kernel (auto: the fastest that agrees); `graphs` replays noisy
-    passes as CUDA graphs; `fp8` takes the large products in 8-bit floats and measures what that changes. Models on one device share a
-    `lock`: loading one waits its turn between the chunks of another. Raises ValueError or OSError in one sentence with the cure.
+    passes as CUDA graphs; `fp8` takes the large products in 8-bit floats and measures what that changes. `heads` takes the place of the
+    bundled head profile. Models on one device share a `lock`: loading one waits its turn between the chunks of another. Raises ValueError
+    or OSError in one sentence with the cure.
     """
     spec = find(spec) if isinstance(spec, str) else spec
     spec = planner.resized(spec, size) if size else spec
@@ -150,7 +155,7 @@ def load(
     with lock:
         model = prepare(parts.network(opening), spec, attention, graphs=graphs, quantise=by_torchao if fp8 else None)
         made = CODECS[codec or spec.codec](opening)
-    return Engine(spec, model, made, TEXTS[spec.text](opening), _profile(spec), place, dtype, lock)
+    return Engine(spec, model, made, TEXTS[spec.text](opening), heads or _profile(spec), place, dtype, lock, codec or spec.codec)
 
 
 @dataclass(frozen=True)
@@ -179,14 +184,17 @@ def obstacle(spec: ModelSpec, device: torch.device) -> str:
     return f"{spec.title} cannot be loaded: {vital[0].what} is not on this machine; {vital[0].cure}" if vital else ""
 
 
+def wanted(engine: Engine, lanes: Sequence[str], chunks: int = 0) -> planner.Wanted:
+    """A run of these lanes' spellings here, as the planner takes it. Raises ValueError on a spelling that is none."""
+    kinds = tuple(parse(lane) for lane in lanes)
+    return planner.Wanted(engine.spec, kinds, chunks, engine.dtype.itemsize, engine.decoder, engine.device.type == "cuda")
+
+
 def concern(engine: Engine, lanes: Sequence[str], chunks: int = 0) -> str:
     """What speaks against running these lanes' spellings here, with the nearest run that fits, in a sentence; empty where nothing does."""
-    there = parts.memory(engine.device)
-    cuda = engine.device.type == "cuda"
+    there = parts.memory(engine.device) or 1 << 62
     try:
-        policies = tuple(parse(lane) for lane in lanes)
-        wanted = planner.Wanted(engine.spec, policies, chunks, engine.dtype.itemsize, cuda=cuda)
-        planner.check(wanted, there or 1 << 62, engine.profile.roles() if engine.profile else None)
+        planner.check(wanted(engine, lanes, chunks), there, engine.profile.roles() if engine.profile else None)
     except ValueError as error:
         return str(error)
     return ""
@@ -196,7 +204,7 @@ def relief(engine: Engine, lanes: Sequence[str]) -> str:
     """A sentence of advice after a run with these lanes' spellings found no memory left."""
     roles = engine.profile.roles() if engine.profile else None
     there = parts.memory(engine.device) or 1 << 62
-    return planner.relief(engine.spec, lanes, there, itemsize=engine.dtype.itemsize, roles=roles)
+    return planner.relief(wanted(engine, lanes), there, roles)
 
 
 def model_facts(engine: Engine) -> ModelFacts:

@@ -65,6 +65,6 @@ def embed(spec: ModelSpec, out: Path, prompts: Path | None) -> int:
     lines = tuple(filter(None, (line.strip() for line in prompts.read_text().splitlines()))) if prompts else EXAMPLES
     if not lines:
         raise ValueError(f"{prompts} holds no prompt; write one a line")
-    with tqdm(total=len(lines), unit="prompt") as bar:
+    with tqdm(total=len(lines), unit="prompt", delay=1e-3) as bar:  # drawn when an encoder is there
         parts.embed(spec, lines, out, bar.set_postfix_str)
     return len(lines)

@@ -9,6 +9,7 @@ from typing import NoReturn
 
 PROMPT = "a red ball bouncing and a blue star orbiting over green hills"
 RESOLUTION = "480p, 720p, 1080p, a smaller one, or rows x columns (default: the model's own)"
+HEADS = "head profile to take the roles of heads from, of `profile` or of Forcing-KV (default: the bundled one)"
 POLICY = "written name, name:key=value,... or with values in order: full, full:21, window:sink=3,recent=9, forcing-kv:sink=1"
 
 
@@ -31,10 +32,14 @@ def count(text: str) -> int:
 
 
 def whole(text: str) -> int:
+    """A whole number of 0 or more."""
     try:
-        return int(text)
+        number = int(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number; use 0 or more") from None
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"{text} is too small; use 0 or more")
+    return number
 
 
 def share(text: str) -> float:
@@ -46,6 +51,14 @@ def share(text: str) -> float:
     if not 0 <= number <= 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number in [0, 1]; the published one is 0.8")
     return number
+
+
+def readable(text: str) -> Path:
+    """A file that is there."""
+    path = Path(text)
+    if not path.is_file():
+        raise argparse.ArgumentTypeError(f"{text} is no file; name one that is there")
+    return path
 
 
 def output(text: str) -> Path:
@@ -72,6 +85,14 @@ def picture(text: str) -> Path:
     if not text.endswith(".png"):
         raise argparse.ArgumentTypeError(f"{text!r} is no PNG file name; let it end in .png")
     return output(text)
+
+
+def apart(**paths: Path | None) -> None:
+    """Raises ValueError where two outputs are one file, whose second would take the place of the first."""
+    seen: dict[Path, str] = {}
+    for name, path in paths.items():
+        if path is not None and (other := seen.setdefault(path.resolve(), name)) != name:
+            raise ValueError(f"--{other} and --{name} are both {path}; give each a file of its own")
 
 
 def parser() -> Parser:
@@ -107,6 +128,7 @@ def parser() -> Parser:
     generate.add_argument("--seed", type=whole, default=0, help="seed of the noise, the same in both lanes (default: 0)")
     generate.add_argument("--chunks", type=count, default=20, help="chunks of 3 latent frames to generate (default: 20)")
     generate.add_argument("--threshold", type=share, help="head score from which a head is static (default: as the profile says)")
+    generate.add_argument("--heads", type=readable, metavar="FILE", help=HEADS)
     generate.add_argument("--out", type=film, default="out.mp4", help="the video, lanes side by side with labels (default: out.mp4)")
     generate.add_argument("--json", type=output, help="report: ms, FPS, bytes and PSNR of every chunk, and a summary")
     generate.add_argument("--sheet", type=picture, help="contact sheet of both lanes, a PNG")
@@ -117,12 +139,12 @@ def parser() -> Parser:
         "--prompts", type=count, default=16, help="prompts to measure on; 2 or more give errors and a stability (default: 16)"
     )
     profile.add_argument("--chunks", type=count, default=3, help="chunks measured of each prompt, once the window is full (default: 3)")
-    profile.add_argument("--skip-first", type=whole, choices=(1, 3), default=1, help="first key frames left out of the score (default: 1)")
+    profile.add_argument("--skip-first", type=count, choices=(1, 3), default=1, help="first key frames left out of the score (default: 1)")
     classes = profile.add_mutually_exclusive_group()
     classes.add_argument("--threshold", type=share, help="static from this score on (default: 0.8, by rank where that empties a class)")
     classes.add_argument("--quota", type=share, help="this share of every layer's heads is static, those with the highest scores")
     profile.add_argument("--sampling-error", action="store_true", help="also measure how far the live, sampled scores lie from these")
-    profile.add_argument("--from", dest="source", type=Path, metavar="FILE", help="measure nothing: read a profile, say what is in it")
+    profile.add_argument("--from", dest="source", type=readable, metavar="FILE", help="measure nothing: read a profile, say what is in it")
     profile.add_argument("--published", action="store_true", help="write the format that the released Forcing-KV reads")
     profile.add_argument("--json", type=output, help="where the profile goes (default: heads.json; with --from: nowhere)")
 
@@ -137,6 +159,7 @@ def parser() -> Parser:
     bench.add_argument("--prompt", default=PROMPT, help="what to show while timing")
     bench.add_argument("--seed", type=whole, default=0, help="seed of the noise (default: 0)")
     bench.add_argument("--threshold", type=share, help="head score from which a head is static (default: as the profile says)")
+    bench.add_argument("--heads", type=readable, metavar="FILE", help=HEADS)
     bench.add_argument("--json", type=output, help="every measurement and the figures, with device, versions and commit")
     bench.add_argument("--in-line", action="store_true", help="decode and encode before the clean pass, not beside it: phases timed alone")
     bench.add_argument("--memory", action="store_true", help="also run each policy alone, in a fresh process, for its peak memory")

@@ -19,6 +19,7 @@ from fkv.events import Frames, Notice, Sample, Settings, Verdict
 from fkv.findings import LANES, Lane
 from fkv.pairs import EQUAL_DB, frame_psnr
 from fkv.session import Session
+from fkv.wishes import named
 
 ABOUT = (
     "Chunks and frames count from 0. Times in ms, sizes in bytes, PSNR of lane B against lane A in dB (99: equal). FPS count pixel frames. "
@@ -151,6 +152,7 @@ def document(engine: Engine, settings: Settings, film: Film, *, interrupted: boo
         "interrupted": interrupted,
         "environment": machine.environment(engine),
         "model": asdict(model_facts(engine)),
+        "heads": {"profile": named(engine.profile), "rule": engine.profile.rule} if engine.profile else None,
         "settings": asdict(settings),
         "summary": summary(film.rows, film.verdict),
         "chunks": film.rows,

@@ -156,10 +156,13 @@ TEXTS: Mapping[str, Callable[[Opening], Text]] = {"pocket": lambda opening: Pock
 
 
 def known(spec: ModelSpec, codec: str = "") -> None:
-    """Raises ValueError where a row names a part that is in no registry."""
+    """Raises ValueError where a row names a part that is in no registry, or `codec` does not fit its latents."""
     for kind, name, registry in (("codec", codec or spec.codec, CODECS), ("text", spec.text, TEXTS)):
         if name not in registry:
             raise ValueError(f"{kind} {name!r} of model {spec.name!r} is unknown; use one of: {', '.join(registry)}")
+    fits = [name for name in (spec.codec, spec.export) if name]
+    if codec and codec not in fits:
+        raise ValueError(f"decoder {codec!r} does not fit the latents of {spec.title}; use one of: {', '.join(fits)}")
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ def policy_of(engine: Engine, settings: Settings, lane: Lane) -> Policy:
     policy = policies.parse(str(wish(settings, lane)[0]))
     if policy.needs_roles:
         if settings.roles is None and profile_of(engine, settings) is None and not settings.rule.startswith("all-"):
-            raise ValueError(f"{policy.name} needs a head profile and {engine.spec.name} has none; run `python -m fkv profile`")
+            raise ValueError(f"{policy.name} needs a head profile and {engine.spec.name} has none; give one with --heads")
         policy = policy.with_roles(roles_of(engine, settings))
     policy = policy.fitted(engine.spec.geometry)
     policy.check(engine.spec.geometry)

@@ -1,4 +1,4 @@
-"""The page without a browser: entry, seats, one run's messages, controls from metadata, downloads in bounds."""
+"""The page without a browser: seats, one run's messages, controls from metadata, downloads in bounds."""
 
 from __future__ import annotations
 
@@ -65,22 +65,6 @@ def test_the_pocket_model_and_the_page_load_nothing_of_the_published_models() ->
         "assert not {'transformers', 'diffusers', 'ftfy'} & set(sys.modules), 'loaded too early'"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
-
-
-def test_flags_follow_gradios_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("GRADIO_SERVER_PORT", "7999")
-    monkeypatch.setenv("GRADIO_SERVER_NAME", "0.0.0.0")
-    found = app.arguments([])
-    assert (found.port, found.host, found.model) == (7999, "0.0.0.0", "pocket")
-    assert app.arguments(["--port", "80"]).port == 80
-
-
-@pytest.mark.parametrize("given", [["--port", "0"], ["--threads", "-1"], ["--seats", "0"], ["--chunks", "-1"], ["--model", "sora"]])
-def test_a_wrong_flag_is_refused_with_status_2(given: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        app.arguments(given)
-    assert ended.value.code == 2
-    assert "error" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from fkv import bench, figures, meter, policies, roofline
-from fkv.__main__ import parser
+from fkv import bench, engine, figures, meter, policies, roofline, spec
+from fkv.__main__ import main, parser
 from fkv.attention import NAMES, Attention, Trial, disagreement, kernel, scaled_dot, tried
+from fkv.events import Settings
+from fkv.heads import HeadProfile
+from fkv.lane import LaneRun
 from fkv.policies import parse
 from fkv.spec import ModelSpec, Schedule, WanConfig
+from tests.small import SPEC
 from tests.test_fast import Operations, fast_stream
 from tests.tiny import tiny_policy, tiny_spec
 
@@ -65,6 +74,7 @@ def test_a_bench_names_the_command_that_repeats_it() -> None:
     wanted = ["--model", "self-forcing", "--resolution", "480", "--chunks", "40", "--random-weights"]
     asked = parser().parse_args(["bench", *wanted, "--memory"])
     assert bench.words(asked, usual) == wanted
+    assert bench.words(parser().parse_args(["bench", "--heads", __file__]), usual) == ["--model", "pocket", "--heads", __file__]
 
 
 def test_memory_is_measured_one_policy_at_a_time() -> None:
@@ -154,3 +164,74 @@ def test_policies_are_counted_with_the_roles_they_run_with() -> None:
     spec = replace(tiny_spec(heads=4), window=9)
     policy = tiny_policy("forcing-kv", spec.geometry)
     assert roofline.work(spec, policy, 6, 4).self_attention < roofline.work(spec, parse("full:9"), 6, 4).self_attention
+
+
+PROMPT = "a red ball bouncing over green hills"
+SPELLINGS = ("full", "full:9", "full:21", "window:1,5", "window:12:3", "forcing-kv", "forcing-kv:ratio=0.5", "painted")
+
+
+@pytest.mark.parametrize("window", [9, 21])
+def test_warm_up_is_foretold_as_it_is_measured(small: engine.Engine, window: int) -> None:
+    here = replace(small, spec=replace(small.spec, window=window))
+    fewest = []
+    for spelling in SPELLINGS:
+        found = bench.run(here, [spelling], Settings(prompt=PROMPT, chunks=12))
+        fewest.append(found["counted"][0] + 1)
+        with pytest.raises(ValueError, match=f"chunks are all warm-up while caches fill; use --chunks {fewest[-1]} or more"):
+            bench.run(here, [spelling], Settings(prompt=PROMPT, chunks=fewest[-1] - 1))
+    with pytest.raises(ValueError, match=f"use --chunks {max(fewest)} or more"):
+        bench.run(here, SPELLINGS, Settings(prompt=PROMPT, chunks=1))
+
+
+@pytest.mark.parametrize(("stopped", "counted"), [(1, 0), (8, 2)])
+def test_an_interrupted_bench_reports_the_chunks_it_made(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    small: engine.Engine,
+    stopped: int,
+    counted: int,
+) -> None:
+    step, path = LaneRun.step, tmp_path / "bench.json"
+
+    def interrupting(run: LaneRun, probe: Any = None) -> Any:
+        if run.stream.chunks == stopped - 1 and run.policy.name == "full":
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(run, probe)
+
+    monkeypatch.setattr(LaneRun, "step", interrupting)
+    monkeypatch.setattr(engine, "load", lambda *_, **__: small)
+    assert main(f"bench --chunks 200 --json {path}".split()) == 130
+    found = json.loads(path.read_text())
+    assert (found["interrupted"], found["chunks"], found["asked"], len(found["counted"])) == (True, stopped, 200, counted)
+    assert len(found["samples"]) == 2 * stopped
+    assert [entry["policy"].partition(":")[0] for entry in found["policies"]] == ["full", "forcing-kv"]
+    assert ["faster" in entry for entry in found["policies"]] == [counted > 0] * 2
+    said = capsys.readouterr().out
+    assert f"{counted} of {stopped} chunks counted (interrupted, 200 were asked for)" in said
+    assert said.count("\n") == (3 if counted else 1)
+
+
+def test_roles_are_taken_from_a_profile_that_is_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(spec, "MODELS", (replace(SPEC, name="bare"),))
+    right = "painted:static=1,dynamic=1-6"
+    path, report = tmp_path / "own.json", tmp_path / "report.json"
+    common = f"--model bare --random-weights --chunks 7 --json {report}"
+    assert main(f"generate {common} --right {right} --out {tmp_path / 'out.mp4'}".split()) == 2
+    assert "painted needs a head profile and bare has none" in capsys.readouterr().err
+    profile = HeadProfile("bare", 2, 4, ((0, 1, 2), ()), rule="by hand")
+    path.write_text(profile.to_published())
+    assert main(f"generate {common} --right {right} --heads {path} --out {tmp_path / 'out.mp4'}".split()) == 0
+    found = json.loads(report.read_text())
+    assert found["heads"] == {"profile": "bare", "rule": "by hand"}
+    stored = found["chunks"][-1]["bytes_stored"]
+    path.write_text(replace(profile, static=((), ())).to_json())
+    assert main(f"bench {common} --policies full:21,{right} --heads {path}".split()) == 0
+    found = json.loads(report.read_text())
+    assert f"--heads {path}" in found["command"]
+    assert found["policies"][1]["bytes"]["stored"] > stored, "no head is static any more"
+    path.write_text(HeadProfile("other", 1, 4, ((),)).to_json())
+    assert main(f"bench {common} --policies full:21,{right} --heads {path}".split()) == 2
+    assert f"{path}: the head profile has 1 layers, the model 2" in capsys.readouterr().err

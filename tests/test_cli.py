@@ -171,6 +171,12 @@ def test_a_lane_that_ends_leaves_its_half_black(tmp_path: Path, monkeypatch: pyt
         ("generate --chunks 0 --out {out}", "--chunks: 0 is too small"),
         ("generate --chunks many --out {out}", "--chunks: 'many' is not a whole number"),
         ("generate --seed 1.5 --out {out}", "--seed: '1.5' is not a whole number"),
+        ("generate --seed -1 --out {out}", "--seed: -1 is too small; use 0 or more"),
+        ("bench --seed -1", "--seed: -1 is too small; use 0 or more"),
+        ("generate --out {out} --json {dir}/./out.mp4", "--out and --json are both"),
+        ("generate --out {out} --json {dir}/x.png --sheet {dir}/x.png", "--json and --sheet are both"),
+        ("generate --heads {dir}/nowhere.json --out {out}", "--heads: {dir}/nowhere.json is no file"),
+        ("profile --from {dir}/nowhere.json", "--from: {dir}/nowhere.json is no file"),
         ("generate --threshold 2 --out {out}", "--threshold: '2' is not a number in [0, 1]"),
         ("generate --out {dir}/nowhere/out.mp4", "cannot write into"),
         ("generate --out {dir}/out.avi", "let it end in .mp4"),
@@ -178,7 +184,8 @@ def test_a_lane_that_ends_leaves_its_half_black(tmp_path: Path, monkeypatch: pyt
         ("generate --model nemo --device mps --out {out}", "is unknown"),
         ("bench --policies full:21,full:21", "given twice"),
         ("bench --policies ,", "policy ',' is unknown"),
-        ("bench --chunks 2", "all warm-up"),
+        ("bench --policies full:21,wishful", "'wishful' is neither a policy nor a value"),
+        ("bench --chunks 2", "2 chunks are all warm-up while caches fill; use --chunks 7 or more"),
         ("bench --json {dir}/nowhere/x.json", "cannot write into"),
         ("profile --prompts 0", "--prompts: 0 is too small"),
         ("dance", "invalid choice: 'dance'"),
@@ -192,9 +199,28 @@ def test_bad_arguments_cost_one_line_and_status_2(tmp_path: Path, capsys: pytest
         status = exit.code
     said = [line for line in capsys.readouterr().err.splitlines() if not line.lstrip().startswith(("0%", "\r")) and "chunk/s" not in line]
     assert status == 2
-    assert words in said[-1]
+    assert words.format(dir=tmp_path) in said[-1]
     assert len([line for line in said if line.startswith("python -m fkv")]) == 1
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (["bench", "--prompt", ""], "prompt has no"),
+        (["bench", "--policies", ""], "0 policies"),
+        (["bench", "--chunks", "6"], "use --chunks 7 or more"),
+        (["embed", "--model", "pocket"], "there is nothing to store"),
+    ],
+)
+def test_what_cannot_run_is_refused_before_a_progress_bar_is_drawn(
+    capsys: pytest.CaptureFixture[str], command: list[str], words: str
+) -> None:
+    assert main(command) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"python -m fkv {command[0]}: ")
+    assert words in said
+    assert said.count("\n") == 1
 
 
 @pytest.mark.parametrize("command", ["--help", "generate --help", "profile --help", "bench --help", "doctor --help", "train --help"])

@@ -173,3 +173,10 @@ def test_the_device_has_memory_as_far_as_the_system_says() -> None:
     assert parts.memory(torch.device("cpu")) >= 0
     small = replace(SELF_FORCING, net=replace(SELF_FORCING.net, dim=24, heads=2, layers=1, ffn=8))
     parts.affordable(parts.Opening(small))
+
+
+def test_a_decoder_of_other_latents_is_refused_before_anything_is_loaded() -> None:
+    with pytest.raises(ValueError, match="decoder 'taehv' does not fit the latents of Pocket; use one of: pocket"):
+        parts.known(POCKET, "taehv")
+    for codec in ("", "taehv", "wan-vae"):
+        parts.known(SELF_FORCING, codec)

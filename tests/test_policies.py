@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from fkv.cache import KVCache, Policy
-from fkv.policies import discover, label, parse, spelling
+from fkv.policies import discover, label, parse, spelling, split
 from fkv.policies.forcing_kv import ForcingKV
 from fkv.policies.full import Full
 from fkv.policies.painted import Painted
@@ -246,3 +246,20 @@ def test_spellings_take_values_by_name_or_in_order() -> None:
     assert spelling(Full()) == "full"
     assert spelling(Full(frames=21)) == "full:frames=21"
     assert spelling(ForcingKV(ratio=0.5)) == "forcing-kv:ratio=0.5"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("full:21,wishful", "'wishful' is neither a policy nor a value of full; policies are: forcing-kv, full, painted, window"),
+        ("full,wishful:sink=3,recent=9", "'wishful' is neither a policy nor a value of full"),
+        ("forcing-kv,window:3,9,kep", "'kep' is neither a policy nor a value of window"),
+    ],
+)
+def test_a_word_in_a_list_that_is_no_policy_is_not_laid_to_the_one_before_it(text: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        split(text)
+
+
+def test_a_word_in_a_list_may_be_a_value_of_the_policy_before_it() -> None:
+    assert split("window:3,9,keep,painted:1,2.3,1-3,full") == ["window:3,9,keep", "painted:1,2.3,1-3", "full"]

@@ -48,13 +48,14 @@ def test_a_profile_holds_scores_errors_classes_stability_and_its_recipe(tmp_path
 
 
 def test_an_interrupted_calibration_keeps_its_prompts_and_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: engine.Engine
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], small: engine.Engine
 ) -> None:
     path = tmp_path / "heads.json"
     monkeypatch.setattr(Interruption, "asked", True, raising=False)
     monkeypatch.setattr(Interruption, "__init__", lambda self: None)
     assert main(f"profile --prompts 2 --chunks 1 --json {path}".split()) == INTERRUPTED
     assert HeadProfile.from_json(path.read_text()).recipe["prompts"] == 1
+    assert "interrupted: 1 of 2 prompts measured; the same command goes on from there\n" in capsys.readouterr().out
     kept = path.with_name("heads.json.measured")
     assert len(json.loads(kept.read_text())["measured"]) == 1
     recipe = profiling.Recipe(2, 1)

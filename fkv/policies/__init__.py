@@ -49,10 +49,20 @@ def parse(text: str) -> Policy:
 
 
 def split(text: str) -> list[str]:
-    """Spellings in a list whose commas also separate parameters: a comma ends a policy where the name of one follows."""
-    names = "|".join(sorted(map(re.escape, discover()), key=len, reverse=True))
-    parts = re.split(rf",(?=\s*(?:{names})\s*(?::|,|$))", text)
-    return [part.strip() for part in parts if part.strip()]
+    """Spellings in a list whose commas also separate parameters: a comma ends a policy where the name of one follows. Raises
+    ValueError on a word that is no policy's name and no value of the policy before it.
+    """
+    known = discover()
+    names = "|".join(sorted(map(re.escape, known), key=len, reverse=True))
+    parts = [part.strip() for part in re.split(rf",(?=\s*(?:{names})\s*(?::|,|$))", text) if part.strip()]
+    for first, *rest in (part.split(",") for part in parts):
+        if (kind := known.get(first.partition(":")[0].strip())) is None:
+            continue
+        values = {value for item in kind.parameters() for value in item.metadata["choices"]}
+        words = [found[1].strip() for value in rest if (found := re.fullmatch(r"\s*([^\W\d][^:=]*)(:.*)?", value))]
+        if strange := [word for word in words if word not in values]:
+            raise ValueError(f"{strange[0]!r} is neither a policy nor a value of {kind.name}; policies are: {', '.join(known)}")
+    return parts
 
 
 def _number(name: str, key: str, value: str, kind: type) -> Any:
