@@ -61,7 +61,7 @@ def probe_backends(device: torch.device | str = "cpu", dtype: torch.dtype = torc
 
 
 def kernel(name: str) -> Kernel:
-    """The kernel of a name. Raises ValueError on an unknown name and ImportError where its package is not installed."""
+    """The kernel of a name. Raises ValueError on an unknown name, and whatever importing its package raises."""
     if name == "sdpa":
         return scaled_dot
     if name in TORCH_KERNELS:
@@ -69,6 +69,19 @@ def kernel(name: str) -> Kernel:
     if name in PACKAGES:
         return _of_package(getattr(import_module(PACKAGES[name]), "flash_attn_func"))  # noqa: B009 (the packages carry no types)
     raise ValueError(f"attention {name!r} is unknown; use one of: {', '.join(NAMES)}")
+
+
+def absence(name: str) -> str:
+    """Why the kernel of a name cannot be had here, in the words of its package; empty where its function can be imported."""
+    try:
+        kernel(name)
+    except Exception as problem:
+        return _reason(problem)
+    return ""
+
+
+def _reason(problem: Exception) -> str:
+    return (str(problem).strip() or type(problem).__name__).splitlines()[0]
 
 
 def _of_torch(backend: SDPBackend) -> Kernel:
@@ -121,15 +134,15 @@ def timed(candidate: Kernel, q: Tensor, k: Tensor, v: Tensor, seconds: float = T
 
 
 def tried(name: str, q: Tensor, k: Tensor, v: Tensor, clock: Callable[[Kernel, Tensor, Tensor, Tensor], float] = timed) -> Trial:
-    """Checks and times one kernel; whatever keeps it from running is its reason."""
+    """Checks and times one kernel; whatever keeps it from running is its reason, for an installed package may raise anything."""
     try:
         candidate = kernel(name)
         error = disagreement(candidate, q, k, v)
         if not error <= AGREEMENT.get(q.dtype, 1e-3):
             return Trial(name, None, error, f"differs from math by {error:.1e}")
         return Trial(name, clock(candidate, q, k, v), error)
-    except (ImportError, RuntimeError, TypeError, AssertionError) as problem:
-        return Trial(name, None, None, (str(problem).strip() or type(problem).__name__).splitlines()[0])
+    except Exception as problem:
+        return Trial(name, None, None, _reason(problem))
 
 
 Family = tuple[str, torch.dtype, int, int, int, int]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import platform
 import shutil
 import subprocess
@@ -11,16 +10,13 @@ from dataclasses import replace
 
 import torch
 
-from fkv import engine, hub, machine, meter, parts, planner, policies
-from fkv.attention import probe_backends
+from fkv import attention, engine, hub, machine, meter, parts, planner, policies
 from fkv.cache import Roles
 from fkv.fast import fp8, products
 from fkv.heads import HeadProfile
 from fkv.hub import gigabytes
 from fkv.spec import MODELS, ModelSpec
 
-NEEDED = ("torch", "gradio", "plotly", "numpy", "safetensors", "pillow", "imageio-ffmpeg")
-LANES = ("full:21", "forcing-kv")
 Finding = tuple[bool, str, str]  # in order, what, finding
 
 
@@ -28,8 +24,7 @@ def examine() -> Iterator[tuple[bool, str, str]]:
     """(in order, what, finding) of everything looked at, one at a time; ends with what will run."""
     python = platform.python_version_tuple()
     yield (3, 10) <= (int(python[0]), int(python[1])) < (3, 14), "python", f"{platform.python_version()} (3.10 to 3.13 are supported)"
-    for package, version in machine.versions().items():
-        yield version is not None or package not in NEEDED, package, version or "not installed; run `pip install -r requirements.txt`"
+    yield from packages()
     yield True, "commit", machine.commit() or "not a git checkout"
     yield True, "cpu", f"{machine.cpu_model()}, {engine.cores()} cores usable, torch uses {torch.get_num_threads()} threads"
     yield from devices()
@@ -45,6 +40,14 @@ def examine() -> Iterator[tuple[bool, str, str]]:
     yield bool(working), "will run", text
 
 
+def packages() -> Iterator[Finding]:
+    """Installed versions; what only published models need may be absent."""
+    for package, version in machine.versions().items():
+        extra = package in machine.PUBLISHED
+        text = (version or "not installed") + " (for published models)" * extra
+        yield version is not None or extra, package, text if version else f"{text}; run `pip install -r requirements.txt`"
+
+
 def devices() -> Iterator[tuple[bool, str, str]]:
     """CUDA, and the attention kernels of the device that will be used."""
     count = torch.cuda.device_count()
@@ -54,14 +57,16 @@ def devices() -> Iterator[tuple[bool, str, str]]:
     yield True, "cuda", names or "no CUDA device; the pocket model runs on the CPU"
     device = engine.pick_device()
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    found = probe_backends(device, dtype, MODELS[0].net.head_dim)
+    found = attention.probe_backends(device, dtype, MODELS[0].net.head_dim)
     works = [backend.name for backend in found if backend.works]
     yield bool(works), "attention", f"scaled_dot_product_attention on {device}: {', '.join(works) or 'no backend works'}"
     if device.type == "cpu":
         reason = products.refusal()
         yield True, "products", f"torch's own, as oneDNN's cannot be had: {reason}" if reason else "by oneDNN in float32"
-    present = importlib.util.find_spec("flash_attn") is not None
-    yield True, "flash-attn", "installed" if present else "not installed (optional; torch's own kernels are used)"
+    for name, package in attention.PACKAGES.items():
+        reason = attention.absence(name)
+        text = f"not here ({reason}; optional, torch's own kernels are used)" if reason else f"{package} can be imported"
+        yield True, name, text
     reason = fp8.refusal(device, dtype)
     yield True, "fp8", f"not here: {reason}" if reason else "runs with --fp8"
 
@@ -91,7 +96,7 @@ def weights(spec: ModelSpec) -> Iterator[tuple[bool, str, str]]:
     yield True, spec.name, f"{loaded.parameters / 1e6:.1f}M parameters, {net.layers} layers of {net.heads} heads, weights valid"
     profile = loaded.profile
     if profile is None:
-        yield True, f"{spec.name} heads", "no head profile; forcing-kv needs one: run `python -m fkv profile`"
+        yield True, f"{spec.name} heads", "no head profile; forcing-kv needs one: give it with --heads, `python -m fkv profile` makes it"
     else:
         yield True, f"{spec.name} heads", f"{100 * profile.share:.0f} % static by rule: {profile.rule}"
     if not fp8.refusal(loaded.device, loaded.dtype):
@@ -99,8 +104,9 @@ def weights(spec: ModelSpec) -> Iterator[tuple[bool, str, str]]:
         yield True, f"{spec.name} fp8", f"products in FP8 change one pass by {100 * error:.1f} %"
 
 
-def model(spec: ModelSpec, device: torch.device, *, lanes: Sequence[str] = LANES, size: planner.Size | None = None) -> Iterator[Finding]:
-    """What a model would need on a device, before anything of it is fetched: size, licence, memory by lane, speed, what is missing."""
+def model(spec: ModelSpec, device: torch.device, *, lanes: Sequence[str] = (), size: planner.Size | None = None) -> Iterator[Finding]:
+    """What a model would need on a device, before anything of it is fetched: size, licence, memory by lane (unless told otherwise the
+    cache it was trained with, and Forcing-KV), speed, what is missing."""
     spec = planner.resized(spec, size) if size else spec
     itemsize = 2 if device.type == "cuda" else 4
     dtype = "bfloat16" if itemsize == 2 else "float32"
@@ -111,7 +117,8 @@ def model(spec: ModelSpec, device: torch.device, *, lanes: Sequence[str] = LANES
     if spec.note:
         yield True, "note", spec.note
     yield from missing(spec, count)
-    wanted = planner.Wanted(spec, tuple(policies.parse(lane) for lane in lanes), itemsize=itemsize, cuda=device.type == "cuda")
+    chosen = tuple(policies.parse(lane) for lane in lanes or (planner.trained(spec), "forcing-kv"))
+    wanted = planner.Wanted(spec, chosen, itemsize=itemsize, cuda=device.type == "cuda")
     roles = profile_roles(spec)
     try:
         yield from sizes(wanted, planner.plan(wanted, roles), dtype)
@@ -139,7 +146,7 @@ def missing(spec: ModelSpec, count: int) -> Iterator[Finding]:
     folder = next(folder for folder in (parts.store(), *parts.store().parents) if folder.exists())
     free = shutil.disk_usage(folder).free
     text = f"{gigabytes(free)} free at {folder}, {gigabytes(total)} known to be fetched{guess}"
-    yield free > (total or 4 * count) + hub.SPARE, "disk", text
+    yield free > total + (4 * count if unknown else 0) + hub.SPARE, "disk", text
     try:
         said = hub.ask(spec.repo, spec.file)
     except OSError as error:
@@ -155,8 +162,9 @@ def sizes(wanted: planner.Wanted, plan: planner.Plan, dtype: str) -> Iterator[Fi
         cache, chunk, text = map(gigabytes, (lane.cache_bytes, lane.chunk_bytes, lane.text_bytes))
         yield True, f"lane {name}", f"{gigabytes(lane.total)} with {lane.policy}: cache {cache} + chunk being drawn {chunk} + text {text}"
     if wanted.spec.heads is None and any(policy.needs_roles for policy in wanted.lanes):
-        yield True, "heads", "no head profile comes with it: planned as if every head were dynamic; run `python -m fkv profile` for one"
-    rest = f"one pass {gigabytes(plan.pass_bytes)}, decoder {wanted.draws_with} {gigabytes(plan.decoder_bytes)}"
+        yield True, "heads", "no head profile comes with it: planned as if every head were dynamic; --heads takes one from a file"
+    work = f"one pass {gigabytes(plan.pass_bytes)}, one commit {gigabytes(plan.commit_bytes)}"
+    rest = f"{work}, decoder {wanted.draws_with} {gigabytes(plan.decoder_bytes)}"
     yield True, "estimate", f"{rest}, the device's own share {gigabytes(plan.device_bytes)}"
 
 

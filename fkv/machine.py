@@ -15,7 +15,8 @@ import torch
 
 from fkv.engine import ROOT, Engine, cores
 
-PACKAGES = ("torch", "gradio", "plotly", "numpy", "safetensors", "pillow", "imageio-ffmpeg", "huggingface-hub")
+PUBLISHED = ("huggingface-hub", "transformers", "diffusers", "ftfy")  # imported for published models only
+PACKAGES = ("torch", "gradio", "plotly", "numpy", "safetensors", "pillow", "imageio-ffmpeg", "tqdm", *PUBLISHED)
 POLITE = (signal.SIGINT, signal.SIGTERM)
 
 

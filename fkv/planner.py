@@ -1,7 +1,8 @@
 """What a run will need before it runs: memory per lane from closed formulas, what cannot be, and the nearest thing that can.
 
-Weights, cached text and KV cache are exact, from the network's sizes and each policy's own formula. What one pass needs while it runs, the
-decoder's pictures and the device's own share are estimates and called so. Sizes are (rows, columns) in pixels.
+Weights, cached text and KV cache are exact, from the network's sizes and each policy's own formula. While a chunk is committed, what a lane
+keeps is there twice: planned at its most. What one pass needs while it runs, the decoder's pictures and the device's own share are
+estimates and called so. Sizes are (rows, columns) in pixels.
 """
 
 from __future__ import annotations
@@ -79,17 +80,20 @@ class LanePlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """Bytes of a run. `pass_bytes`, `decoder_bytes` and `device_bytes` are estimates; the rest is exact."""
+    """Bytes of a run. `commit_bytes` is the most that one commit holds besides the lanes' own, once for all lanes, which take turns;
+    `pass_bytes`, `decoder_bytes` and `device_bytes` are estimates; the rest is exact."""
 
     weights_bytes: int
     lanes: tuple[LanePlan, ...]
+    commit_bytes: int
     pass_bytes: int
     decoder_bytes: int
     device_bytes: int
 
     @property
     def total(self) -> int:
-        return self.weights_bytes + sum(lane.total for lane in self.lanes) + self.pass_bytes + self.decoder_bytes + self.device_bytes
+        working = self.commit_bytes + self.pass_bytes + self.decoder_bytes
+        return self.weights_bytes + sum(lane.total for lane in self.lanes) + working + self.device_bytes
 
 
 def parameters(net: WanConfig) -> int:
@@ -160,6 +164,14 @@ def most_kept(policy: Policy, geometry: Geometry, chunks: int) -> int:
     return most
 
 
+def committed(policy: Policy, lane: LanePlan) -> int:
+    """The most bytes a commit holds besides the lane's own: what every layer keeps from now on, while what it kept so far is still there.
+    A policy that decides across layers also leaves the chunk open until then, and what it decides on is a third copy.
+    """
+    decides_last = type(policy).finish is not Policy.finish
+    return 2 * lane.cache_bytes + lane.chunk_bytes if decides_last else lane.cache_bytes
+
+
 def plan(wanted: Wanted, roles: Roles | None = None) -> Plan:
     """The memory of a run. Raises ValueError where it cannot be at all."""
     net, geometry, item = wanted.spec.net, wanted.spec.geometry, wanted.itemsize
@@ -167,18 +179,20 @@ def plan(wanted: Wanted, roles: Roles | None = None) -> Plan:
         raise ValueError(f"decoder {wanted.draws_with!r} is unknown; use one of: {', '.join(DECODERS)}")
     chunk_tokens = geometry.chunk * geometry.tokens
     per_token = 2 * geometry.head_dim * item  # of one head: a key and a value
-    lanes, widest = [], 0
+    lanes, widest, commit = [], 0, 0
     for policy in (fitted(policy, geometry, roles) for policy in wanted.lanes):
         kept = most_kept(policy, geometry, wanted.chunks)
         widest = max(widest, math.ceil(kept / (geometry.layers * geometry.heads)))
         text = 2 * net.layers * net.text_len * net.dim * item
         chunk = per_token * chunk_tokens * geometry.heads * geometry.layers
         lanes.append(LanePlan(policies.spelling(policy), kept * per_token, chunk, text))
+        commit = max(commit, committed(policy, lanes[-1]))
     hidden = chunk_tokens * (10 * net.dim + 2 * net.ffn) * item + 3 * chunk_tokens * net.dim * 4
     joined = 2 * (widest + chunk_tokens) * net.dim * item
     drawing = DECODERS[wanted.draws_with]
     pictures = drawing.weights_bytes + drawing.bytes_per_pixel * math.prod(wanted.size)
-    return Plan(parameters(net) * item, tuple(lanes), hidden + joined, pictures, 1_000_000_000 if wanted.cuda else 500_000_000)
+    own = 1_000_000_000 if wanted.cuda else 500_000_000
+    return Plan(parameters(net) * item, tuple(lanes), commit, hidden + joined, pictures, own)
 
 
 def check(wanted: Wanted, memory: int, roles: Roles | None = None) -> Plan:
@@ -234,22 +248,28 @@ def candidates(wanted: Wanted) -> Iterator[Wanted]:
                 yield replace(wanted, spec=spec, lanes=lanes, decoder=decoder)
 
 
+def trained(spec: ModelSpec) -> str:
+    """The spelling of the cache a model was trained with."""
+    return f"window:{spec.window}:{spec.sink}" if spec.sink else f"full:{spec.window}"
+
+
 def lighter(wanted: Wanted) -> list[tuple[Policy, ...]]:
     """The same lanes with bounded caches: as trained, then a short window in lane A, then the last lane alone."""
     spec = wanted.spec
-    trained = policies.parse(f"full:{spec.window}")
+    usual = policies.parse(trained(spec))
     short = policies.parse(f"window:sink={spec.chunk},recent={3 * spec.chunk}")
-    lanes = [tuple(bound if policy.name == "full" else policy for policy in wanted.lanes) for bound in (trained, short)]
+    lanes = [tuple(bound if policy.name == "full" or policy == usual else policy for policy in wanted.lanes) for bound in (usual, short)]
     return [*lanes, *([lanes[1][-1:]] if len(wanted.lanes) > 1 else [])]
 
 
-def relief(spec: ModelSpec, lanes: Sequence[str], memory: int, *, chunks: int = 0, itemsize: int = 2, roles: Roles | None = None) -> str:
-    """A sentence of advice after a run with these lanes' spellings found no memory left in `memory` bytes."""
-    wanted = Wanted(spec, tuple(policies.parse(lane) for lane in lanes), chunks, itemsize)
+def relief(wanted: Wanted, memory: int, roles: Roles | None = None) -> str:
+    """A sentence of advice after a run has found no memory left in `memory` bytes; it never proposes the heavier of two decoders."""
     enough = min(memory, RELIEF * _total(wanted, roles))
     found = next((found for found in candidates(wanted) if _total(found, roles) <= enough), None)
     if found is None:
         return "Nothing near it needs much less; close other programs on the device, or use a smaller model."
+    decoders = (found.decoder, *OTHER_DECODERS.get(found.draws_with, ()))
+    found = min((replace(found, decoder=decoder) for decoder in decoders), key=lambda run: _total(run, roles))
     return f"Try {differences(wanted, found)}: about {gigabytes(_total(found, roles))} in all."
 
 

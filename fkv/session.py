@@ -28,7 +28,9 @@ from fkv.lane import LaneRun, out_of_memory
 from fkv.looking import Looks
 from fkv.measuring import Measuring
 from fkv.pairs import Pairs
+from fkv.policies import spelling
 from fkv.stream import seeded_noise
+from fkv.text import Prompt
 from fkv.wishes import check_head, moved, named, policy_of, profile_of, received, roles_of, wish
 
 PAUSE_SECONDS = 0.5
@@ -52,8 +54,8 @@ class Session:
         self._pairs, self._measuring = Pairs(), Measuring(engine)
         profile = profile_of(engine, settings)
         self._static: Roles = profile.roles() if profile else ((),) * engine.spec.geometry.layers
-        self._prompt = engine.text.encode(settings.prompt, settings.seed)
-        self._first = {lane: policy_of(engine, settings, lane) for lane in LANES}
+        self._prompt = prompt_of(engine, settings.prompt, settings.seed)
+        self._policies = {lane: policy_of(engine, settings, lane) for lane in LANES}
         self._asked = {lane: wish(settings, lane) for lane in LANES}
         self._asked_prompt, self._seed = settings.prompt, settings.seed
         check_head(engine, settings)
@@ -124,7 +126,7 @@ class Session:
         for lane in LANES:
             try:
                 with self.engine.lock:
-                    self._lanes[lane] = LaneRun(lane, self.engine, self._prompt.embedding, self._first[lane], noise, self.encode)
+                    self._lanes[lane] = LaneRun(lane, self.engine, self._prompt.embedding, self._policies[lane], noise, self.encode)
             except Exception as error:
                 yield self._lose(lane, error)
 
@@ -142,7 +144,7 @@ class Session:
             began, words = time.perf_counter(), settings.prompt if reworded else self._prompt.text
             self._asked_prompt = settings.prompt
             try:
-                prompt = self.engine.text.encode(words, settings.seed)
+                prompt = prompt_of(self.engine, words, settings.seed)
             except ValueError as error:
                 self._waiting.pop("prompt", None)
                 yield Notice("error", None, self._chunk, f"{sentence(error)} The earlier prompt goes on.")
@@ -174,6 +176,7 @@ class Session:
                 self._waiting.pop(lane, None)
                 yield Notice("error", lane, self._chunk, f"{sentence(error)} Lane {lane} goes on with {run.policy.label}.")
             else:
+                self._policies[lane] = policy
                 policy = None if policy == run.policy else policy
         if text is None and policy is None:
             return
@@ -247,11 +250,36 @@ class Session:
             torch.cuda.empty_cache()
         rest = f"Lane {next(iter(self._lanes))} goes on." if self._lanes else "No lane is left."
         if out_of_memory(error):
-            advice = relief(self.engine, (self._settings.left, self._settings.right))
+            advice = relief(self.engine, [spelling(self._policies[lane]) for lane in LANES])
             why = f"Lane {lane} ran out of memory on {self.engine.device} and has ended. {advice}"
         else:
             why = f"Lane {lane} has ended: {sentence(error)}"
         return Notice("error", lane, self._chunk, f"{why} {rest}")
+
+
+def prompt_of(engine: Engine, words: str, seed: int) -> Prompt:
+    """A prompt as the model reads it. Raises ValueError with the cure, also where the text encoder fails or finds no memory left; what
+    it held is freed.
+    """
+    try:
+        return engine.text.encode(words, seed)
+    except (RuntimeError, OSError, MemoryError) as error:
+        logging.getLogger(__name__).error("the text encoder failed", exc_info=error)
+        traceback.clear_frames(error.__traceback__)
+        if engine.device.type == "cuda":
+            torch.cuda.empty_cache()
+        raise ValueError(_unread(engine, error)) from None
+
+
+def _unread(engine: Engine, error: Exception) -> str:
+    if not out_of_memory(error):
+        said = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        return f"the text encoder failed: {said}; use another prompt, or load the model again"
+    cure = "close other programs on the device, or use an example prompt that is stored"
+    if engine.device.type == "cuda":
+        command = f"python -m fkv embed --model {engine.spec.name} --prompts FILE"
+        cure = f"encode the prompt on the CPU: write it to a file and run `{command}`, then ask for it again"
+    return f"the text encoder ran out of memory on {engine.device}; {cure}"
 
 
 def changed(lane: Lane, before: Policy, after: Policy) -> str:

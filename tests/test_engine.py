@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from fkv import engine, parts
+from fkv import engine, parts, planner
 from fkv.heads import HeadProfile
 from fkv.policies import parse
 from fkv.rolling import stream_class
@@ -163,6 +163,19 @@ def test_a_size_is_asked_for_in_pixels_and_another_decoder_by_its_name() -> None
         engine.load(spec, "cpu", random_weights=True, size=(250, 450))
     with pytest.raises(ValueError, match=r"codec 'vhs' .* use one of: pocket, taehv, wan-vae"):
         engine.load(spec, "cpu", random_weights=True, codec="vhs")
+
+
+def test_a_run_with_the_heavier_decoder_is_advised_to_use_the_lighter_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = replace(find("self-forcing"), net=replace(NET, channels=16, text_dim=6), heads=None)
+    usual = engine.load(spec, "cpu", random_weights=True)
+    exact = replace(usual, decoder="wan-vae")
+    assert (usual.decoder, engine.load(SMALL, "cpu", random_weights=True).decoder) == ("taehv", "pocket")
+    need = planner.plan(engine.wanted(exact, ("full:21", "full:21"), 40)).total
+    monkeypatch.setattr(parts, "memory", lambda device: need - 1)
+    assert "; use the decoder taehv, which needs " in engine.concern(exact, ("full:21", "full:21"), chunks=40)
+    assert engine.concern(usual, ("full:21", "full:21"), chunks=40) == ""
+    assert "the decoder taehv" in engine.relief(exact, ("full:21", "full:21"))
+    assert "the decoder" not in engine.relief(usual, ("full:21", "full:21"))
 
 
 def test_bundled_profiles_are_the_published_ones() -> None:

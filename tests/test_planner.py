@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
+import weakref
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fkv import engine, planner, policies
 from fkv.planner import SIZES, Wanted
 from fkv.policies import parse
 from fkv.rolling import stream_class
-from fkv.spec import KREA, MODELS, POCKET, SELF_FORCING, ModelSpec, WanConfig
+from fkv.spec import KREA, LONGLIVE, MODELS, POCKET, ROLLING_FORCING, SELF_FORCING, ModelSpec, WanConfig
 from fkv.stream import seeded_noise
 from fkv.wan import CausalWan
 from tests.tiny import kept_bytes, tiny_roles, tiny_spec, tiny_stream
@@ -42,6 +45,57 @@ def test_a_lanes_cache_at_its_fullest_is_the_most_a_stream_stores(lane: str) -> 
     wanted = Wanted(replace(spec, codec="taehv"), (stream.policy,), chunks, itemsize=4)
     assert planner.plan(wanted, tiny_roles(spec.geometry)).lanes[0].cache_bytes == fullest
     assert kept_bytes(stream.cache, chunks - 1) <= fullest
+
+
+def test_a_commit_holds_a_second_copy_of_the_widest_lane_once() -> None:
+    """A frame is 2 (keys, values) x 4 bytes x 8 numbers x 3 heads x 3 layers x 12 tokens = 6912 bytes. full:21 keeps 18 frames, window:12:3
+    nine. forcing-kv, every head dynamic, keeps two frames in the first layer and three in the others, 8/3 on average; it decides when all
+    layers have written, so what it keeps is there twice more, and the chunk of three frames once."""
+    spec, frame = replace(tiny_spec(), codec="taehv"), 6912
+
+    def commit(*lanes: str) -> int:
+        return planner.plan(Wanted(spec, tuple(parse(lane) for lane in lanes), itemsize=4)).commit_bytes
+
+    assert commit("full:21") == commit("full:21", "full:21") == commit("window:12:3", "full:21") == 18 * frame
+    assert commit("window:12:3") == 9 * frame
+    assert commit("forcing-kv") == 2 * (8 * frame // 3) + 3 * frame
+    one, two = (planner.plan(Wanted(spec, (parse("full:21"),) * lanes, itemsize=4)) for lanes in (1, 2))
+    assert two.total - one.total == one.lanes[0].total
+    assert one.total - one.commit_bytes == (one.weights_bytes + one.lanes[0].total + one.pass_bytes + one.decoder_bytes + one.device_bytes)
+
+
+class Live(TorchDispatchMode):
+    """Bytes of all storages made inside that are still alive, and the most there were."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alive: dict[int, int] = {}
+        self.most = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, tuple | list) else [out]:
+            if isinstance(tensor, torch.Tensor) and (storage := tensor.untyped_storage())._cdata not in self.alive:
+                self.alive[storage._cdata] = storage.nbytes()
+                weakref.finalize(storage, self.alive.pop, storage._cdata)
+        self.most = max(self.most, sum(self.alive.values()))
+        return out
+
+
+@pytest.mark.parametrize("lane", ["full:21", "window:12:3", "forcing-kv", "forcing-kv:dynamic=3,dynamic_recent=4,ratio=1"])
+def test_a_stream_never_holds_more_than_planned(lane: str) -> None:
+    net = replace(SELF_FORCING.net, dim=384, heads=4, layers=6, ffn=1536, freq_dim=16, text_dim=12, text_len=6)
+    spec = replace(SELF_FORCING, net=net, latent=(16, 16, 16), heads=None, schedule=replace(SELF_FORCING.schedule, steps=(1000,)))
+    loaded, roles = engine.load(spec, "cpu", random_weights=True), ((0, 1),) * 6
+    policy = planner.fitted(parse(lane), spec.geometry, roles)
+    prompt = loaded.text.encode(loaded.text.examples[0]).embedding
+    with torch.inference_mode(), Live() as live:
+        stream = stream_class(spec)(loaded.model, spec, prompt, policy, seeded_noise(0, spec))
+        for _ in range(9):
+            stream.step()
+    planned = planner.plan(Wanted(spec, (policy,), 9, itemsize=4), roles)
+    lasting = planned.lanes[0].total
+    assert lasting < live.most <= lasting + planned.commit_bytes + planned.pass_bytes
 
 
 def test_published_memory_of_480p_is_met() -> None:
@@ -101,7 +155,7 @@ def test_what_does_not_fit_is_refused_with_value_limit_and_the_nearest_that_fits
 
 
 def test_the_nearest_run_changes_lanes_before_it_changes_the_picture() -> None:
-    wanted = Wanted(SELF_FORCING, (parse("full"), parse("forcing-kv")), chunks=80)
+    wanted = Wanted(SELF_FORCING, (parse("full"), parse("forcing-kv")), chunks=40)
     found = planner.nearest(wanted, CARD)
     assert found is not None
     assert (found.size, policies.spelling(found.lanes[0])) == ((480, 832), "full:frames=21")
@@ -109,10 +163,10 @@ def test_the_nearest_run_changes_lanes_before_it_changes_the_picture() -> None:
 
 
 def test_relief_needs_clearly_less_and_says_how_much() -> None:
-    said = planner.relief(SELF_FORCING, ("full:21", "forcing-kv"), CARD)
+    said = planner.relief(Wanted(SELF_FORCING, BOTH), CARD)
     assert said.startswith("Try ")
     assert said.endswith(" in all.")
-    assert planner.relief(KREA, ("full:21",), CARD) == (
+    assert planner.relief(Wanted(KREA, BOTH[:1]), CARD) == (
         "Nothing near it needs much less; close other programs on the device, or use a smaller model."
     )
 
@@ -121,6 +175,17 @@ def test_what_a_speed_means_is_told_in_words() -> None:
     assert planner.pace(SELF_FORCING, 29) == "real time (16 frames per second) is possible"
     assert planner.pace(SELF_FORCING, 5).startswith("slower than real time")
     assert planner.pace(SELF_FORCING, 0.2).startswith("less than a frame per second")
+
+
+def test_the_lane_of_a_model_trained_with_a_sink_is_made_lighter_too() -> None:
+    lanes = planner.lighter(Wanted(LONGLIVE, (parse("full"), parse("forcing-kv"))))
+    assert [policies.spelling(policy) for policy in lanes[0]] == ["window", "forcing-kv"]
+    rolling = planner.lighter(Wanted(ROLLING_FORCING, (parse("window:21:3"), parse("window:6:3"))))
+    assert [[policies.spelling(policy) for policy in lanes] for lanes in rolling] == [
+        ["window:recent=18", "window:recent=3"],
+        ["window", "window:recent=3"],
+        ["window:recent=3"],
+    ]
 
 
 ordered = sorted(SIZES.values(), key=math.prod)

@@ -7,13 +7,16 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 from small import OTHER, SETTINGS, SPEC, of, pictures, run, until
 
 from fkv import engine
 from fkv.events import Event, Notice, Residency, Sample, Settings, Start, Verdict
 from fkv.findings import Classes
 from fkv.heads import HeadProfile
-from fkv.session import Session
+from fkv.lane import LaneRun
+from fkv.session import Session, prompt_of
+from fkv.text import PocketText, Prompt
 
 
 def test_a_changed_policy_takes_effect_at_the_next_chunk_and_says_so_twice(small: engine.Engine) -> None:
@@ -202,3 +205,71 @@ def test_a_policy_that_needs_roles_is_refused_without_a_profile(small: engine.En
 def test_an_unknown_setting_is_refused(small: engine.Engine) -> None:
     with pytest.raises(ValueError, match="'colour' is unknown"):
         Session(small, SETTINGS).change(colour="red")
+
+
+class Failing:
+    """A text side that fails on one prompt."""
+
+    examples = PocketText().examples
+
+    def __init__(self, error: Exception):
+        self.error = error
+
+    def encode(self, text: str, seed: int = 0) -> Prompt:
+        if text == OTHER:
+            raise self.error
+        return PocketText().encode(text, seed)
+
+
+FULL = "The text encoder ran out of memory on cpu; close other programs on the device, or use an example prompt that is stored."
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), FULL),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), FULL),
+        (RuntimeError("the encoder is sour"), "The text encoder failed: the encoder is sour; use another prompt, or load the model again."),
+        (OSError("a shard is gone"), "The text encoder failed: a shard is gone; use another prompt, or load the model again."),
+    ],
+)
+def test_a_text_encoder_that_fails_is_said_once_and_both_lanes_go_on_with_the_earlier_prompt(
+    small: engine.Engine, error: Exception, words: str
+) -> None:
+    session = Session(replace(small, text=Failing(error)), SETTINGS)
+    events = session.events()
+    head = [next(events)]
+    session.change(prompt=OTHER)
+    tail = list(events)
+    told = [(notice.kind, notice.lane, notice.text) for notice in of(Notice, tail) if notice.state != "received"]
+    assert told == [("error", None, f"{words} The earlier prompt goes on.")]
+    assert pictures(head + tail) == pictures(run(small))
+
+
+def test_on_a_graphics_card_an_encoder_without_room_is_to_encode_on_the_cpu(small: engine.Engine) -> None:
+    here = replace(small, text=Failing(torch.OutOfMemoryError("CUDA out of memory")), device=torch.device("cuda"))
+    with pytest.raises(ValueError, match=r"ran out of memory on cuda; encode the prompt on the CPU: write it to a file and run") as caught:
+        prompt_of(here, OTHER, 0)
+    assert "`python -m fkv embed --model small --prompts FILE`" in str(caught.value)
+
+
+def test_first_settings_that_the_encoder_fails_on_are_refused_at_once(small: engine.Engine) -> None:
+    with pytest.raises(ValueError, match="the text encoder failed: gone; use another prompt"):
+        Session(replace(small, text=Failing(RuntimeError("gone"))), replace(SETTINGS, prompt=OTHER))
+
+
+def test_advice_after_no_memory_is_for_the_policies_that_run_not_for_a_refused_one(
+    small: engine.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = Session(small, SETTINGS)
+    events = session.events()
+    until(events, Verdict)
+    session.change(right="wishful")
+
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    until(events, Notice)
+    monkeypatch.setattr(LaneRun, "step", full)
+    lost = [notice for notice in of(Notice, list(events)) if "ran out of memory" in notice.text]
+    assert [notice.lane for notice in lost] == ["A", "B"]

@@ -15,6 +15,7 @@ from fkv.cache import Policy
 from fkv.engine import Engine
 from fkv.events import Settings, sentence
 from fkv.policies import discover, parse, spelling
+from fkv.session import prompt_of
 from fkv.ui import lab, run
 from fkv.ui.controls import LanePicker
 from fkv.ui.shelf import Backend, Shelf
@@ -124,7 +125,7 @@ def _warning(widgets: Widgets, house: House) -> None:
 def reading(engine: Engine, prompt: str) -> tuple[bool, str]:
     """Whether the model can follow a prompt, and what to say under it."""
     try:
-        return True, paragraph(*engine.text.encode(prompt).notes)
+        return True, paragraph(*prompt_of(engine, prompt, 0).notes)
     except ValueError as error:
         return False, paragraph(sentence(error), error=True)
 
