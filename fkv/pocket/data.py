@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -182,7 +184,14 @@ class Stream(IterableDataset[Batch]):
             yield draw(self.seed, step, self.clips[step], self.lengths[step], worn=self.worn)
 
 
+def _apart(worker: int) -> None:
+    """Puts a painting process where Ctrl-C and signals to the whole group do not reach it: the training that is asked to stop ends it."""
+    if hasattr(os, "setpgrp"):
+        os.setpgrp()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 def loader(seed: int, steps: range, clips: list[int], lengths: list[int], workers: int = 1, *, worn: bool = False) -> Iterator[Batch]:
     """Batches in step order, painted ahead by `workers` processes."""
     stream = Stream(seed, steps, clips, lengths, worn=worn)
-    return iter(DataLoader(stream, batch_size=None, num_workers=workers, prefetch_factor=4 if workers else None))
+    return iter(DataLoader(stream, batch_size=None, num_workers=workers, prefetch_factor=4 if workers else None, worker_init_fn=_apart))

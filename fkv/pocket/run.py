@@ -1,4 +1,4 @@
-"""What every training run needs: checkpoints that survive a kill, a learning-rate plan, averaged weights, a progress line."""
+"""What every training run needs: checkpoints that survive a kill, a stop, a learning-rate plan, averaged weights, a progress line."""
 
 from __future__ import annotations
 
@@ -39,6 +39,13 @@ def save(path: Path, state: dict[str, Any]) -> None:
 
 def load(path: Path) -> dict[str, Any] | None:
     return torch.load(path, map_location="cpu", weights_only=True) if path.is_file() else None
+
+
+class Stopped(KeyboardInterrupt):
+    """A run has been asked to stop after `step` steps, and its checkpoint is saved."""
+
+    def __init__(self, step: int):
+        super().__init__(f"stopped at step {step}")
 
 
 class Average:

@@ -92,9 +92,11 @@ def descend(
     work: Path,
     name: str,
     losses: Callable[[int], Iterator[tuple[Tensor, Tensor]]],
+    stop: Callable[[], bool] = lambda: False,
 ) -> None:
     """Run or resume, from `work/name.pt` and with a log beside it: one update for each of `losses(first step)`, a loss and a squared error
-    of pixels in [-1, 1]. Leaves the codec with the mean of its last weights."""
+    of pixels in [-1, 1]. Leaves the codec with the mean of its last weights. `stop` is asked before every update; where it says so, this
+    saves and raises run.Stopped."""
     optimiser = torch.optim.AdamW(params, lr=recipe.rate, betas=(0.9, 0.98), weight_decay=0.0)
     checkpoint, average, first = work / f"{name}.pt", run.Average(codec, 0.998), 0
     if state := run.load(checkpoint):
@@ -107,17 +109,21 @@ def descend(
     def store(step: int) -> None:
         run.save(checkpoint, {"codec": codec.state_dict(), "optimiser": optimiser.state_dict(), "average": average.shadow, "step": step})
 
-    for step, (loss, error) in enumerate(losses(first), start=first):
-        run.set_rate([optimiser], [recipe.rate], plan.rate(step))
-        optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(params, 1.0)
-        optimiser.step()
-        average.update(codec, step)
-        progress.step(step, {"loss": float(loss.detach()), "psnr": float(-10 * torch.log10(error.detach() / 4))})
-        if progress.due():
-            store(step + 1)
-    store(recipe.steps)
+    with progress.bar:
+        for step, (loss, error) in enumerate(losses(first), start=first):
+            if stop():
+                store(step)
+                raise run.Stopped(step)
+            run.set_rate([optimiser], [recipe.rate], plan.rate(step))
+            optimiser.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(params, 1.0)
+            optimiser.step()
+            average.update(codec, step)
+            progress.step(step, {"loss": float(loss.detach()), "psnr": float(-10 * torch.log10(error.detach() / 4))})
+            if progress.due():
+                store(step + 1)
+    store(max(first, recipe.steps))
     codec.load_state_dict(average.shadow)
 
 
@@ -128,8 +134,9 @@ def write(codec: PocketCodec, out: Path) -> None:
     (out / "codec.part").replace(out / "codec.safetensors")
 
 
-def train_codec(recipe: CodecRecipe, work: Path, out: Path, device: str) -> float:
-    """Run or resume; writes `codec.safetensors` into `out`; returns the held-out PSNR in dB."""
+def train_codec(recipe: CodecRecipe, work: Path, out: Path, device: str, *, stop: Callable[[], bool] = lambda: False) -> float:
+    """Run or resume; writes `codec.safetensors` into `out` once all steps are done; returns the held-out PSNR in dB. Raises run.Stopped
+    after a step where `stop` says so."""
     torch.manual_seed(recipe.seed)
     codec = PocketCodec(recipe.channels).to(device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     if not (work / "codec.pt").is_file():
@@ -140,7 +147,7 @@ def train_codec(recipe: CodecRecipe, work: Path, out: Path, device: str) -> floa
         for step, batch in enumerate(batches, start=first):
             yield codec_loss(codec, groups(batch.frames.to(device)), recipe, np.random.default_rng((recipe.seed, 5, step)))
 
-    descend(codec, list(codec.parameters()), recipe, work, "codec", losses)
+    descend(codec, list(codec.parameters()), recipe, work, "codec", losses, stop)
     with torch.no_grad():
         renormalise(codec, recipe.seed)
     write(codec, out)

@@ -5,7 +5,7 @@ The encoder stays as it is, and with it what the model was trained on."""
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -116,8 +116,11 @@ def drawn_psnr(codec: PocketCodec, teacher: Teacher, recipe: DecoderRecipe, scen
     return float(10 * torch.log10(255.0**2 / error))
 
 
-def train_decoder(spec: ModelSpec, recipe: DecoderRecipe, work: Path, out: Path, device: str) -> tuple[float, float]:
-    """Run or resume; writes `codec.safetensors` into `out` at the end; gives the PSNR in dB of what the model draws, before and after."""
+def train_decoder(
+    spec: ModelSpec, recipe: DecoderRecipe, work: Path, out: Path, device: str, *, stop: Callable[[], bool] = lambda: False
+) -> tuple[float, float]:
+    """Run or resume; writes `codec.safetensors` into `out` once all steps are done; gives the PSNR in dB of what the model draws, before
+    and after. Raises run.Stopped after a step where `stop` says so."""
     before, codec = load_pocket(out, device), load_pocket(out, device).train()
     teacher = reader(spec, out / "model.safetensors", device)
 
@@ -131,6 +134,6 @@ def train_decoder(spec: ModelSpec, recipe: DecoderRecipe, work: Path, out: Path,
 
     work.mkdir(parents=True, exist_ok=True)
     (work / "decoder.json").write_text(json.dumps(asdict(recipe), indent=1))
-    descend(codec, [*codec.synthesis.parameters(), *codec.draw.parameters()], recipe, work, "decoder", losses)
+    descend(codec, [*codec.synthesis.parameters(), *codec.draw.parameters()], recipe, work, "decoder", losses, stop)
     write(codec, out)
     return drawn_psnr(before, teacher, recipe), drawn_psnr(codec.eval(), teacher, recipe)

@@ -126,8 +126,8 @@ class Pool:
 class ModelRun:
     """One training run on disk: resumed where its checkpoint is, saved whenever asked."""
 
-    def __init__(self, spec: ModelSpec, recipe: ModelRecipe, work: Path, out: Path, device: str, init: Path | None):
-        self.recipe, self.checkpoint, self.out = recipe, work / "model.pt", out
+    def __init__(self, spec: ModelSpec, recipe: ModelRecipe, work: Path, device: str, init: Path | None):
+        self.recipe, self.checkpoint = recipe, work / "model.pt"
         self.model = CausalWan(spec.net).to(device)
         initialise(self.model, recipe.seed)
         self.begun = weights_of(init, self.model, spec) if init is not None else {}
@@ -144,7 +144,6 @@ class ModelRun:
     def save(self) -> None:
         state = {"model": self.model.state_dict(), "optimisers": run.optimisers_state(self.optimisers)}
         run.save(self.checkpoint, {**state, "average": self.average.shadow, "step": self.next, "begun": self.begun})
-        export(kept(self.average.shadow, self.begun, self.recipe.keep), self.out)
 
     def step(self, crew: Crew, task: Task, rate: float) -> dict[str, float]:
         """One update at a share `rate` of the full learning rates; gives numbers for the log."""
@@ -170,12 +169,13 @@ def train_model(
     init: Path | None = None,
     workers: int = 1,
     after: Callable[[int], None] | None = None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> None:
     """Run or resume, from nothing or from the weights in `init` and the head profile beside them; writes `model.safetensors` (weights
-    averaged over the last steps, and with those in `init`) into `out` every minute and at the end. An interrupt saves first; a kill loses a
-    minute at most. `after` is told each step done."""
+    averaged over the last steps, and with those in `init`) into `out` once all steps are done. `stop` is asked before every step; where it
+    says so, this saves and raises run.Stopped. A kill loses a minute at most. `after` is told each step done."""
     codec = load_pocket(out, device)
-    training = ModelRun(spec, recipe, work, out, device, init)
+    training = ModelRun(spec, recipe, work, device, init)
     crew, lesson = Crew(training.model, spec, workers, compiled=compiled), Lesson(spec, recipe, codec, known_roles(spec, init))
     plan = run.Plan(recipe.steps, recipe.warmup, recipe.decay)
     chunks, clips = recipe.plan()
@@ -187,6 +187,8 @@ def train_model(
     progress = run.Progress(work / "model.jsonl", training.next, recipe.steps, "model")
     try:
         for step in range(training.next, recipe.steps):
+            if stop():
+                raise run.Stopped(step)
             batch, target, bare = pool[recipe.batch_of(step)]
             progress.step(step, training.step(crew, lesson.task(batch, target, step, bare), plan.rate(step)))
             if progress.due():
@@ -195,6 +197,8 @@ def train_model(
                 after(step)
     finally:
         training.save()
+        progress.bar.close()
+    export(kept(training.average.shadow, training.begun, recipe.keep), out)
 
 
 def weights_of(path: Path, model: CausalWan, spec: ModelSpec) -> dict[str, Tensor]:
