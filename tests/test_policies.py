@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from torch import Tensor
@@ -15,7 +17,7 @@ from fkv.policies.window import Window
 from fkv.probe import FrameProbe
 from fkv.spec import Geometry
 from fkv.stream import Stream
-from tests.test_cache import attend, masked_reference
+from tests.test_cache import attend, commit_chunk, masked_reference
 from tests.tiny import frames_of, kept_bytes, timeline, tiny_policy, tiny_roles, tiny_spec, tiny_stream, tiny_text
 
 UNLIMITED = {
@@ -99,10 +101,29 @@ def test_a_policy_keeps_the_tokens_its_positions_name_and_attends_to_no_others(t
 
 
 @POLICIES
-def test_two_interleaved_streams_equal_two_sequential_ones_bit_for_bit(text: str) -> None:
+@pytest.mark.parametrize(("heads", "rows", "columns"), [(1, 1, 1), (5, 3, 5), (7, 5, 8)])
+def test_odd_grids_and_head_counts_keep_as_much_as_the_formula_says_and_no_token_twice(
+    text: str, heads: int, rows: int, columns: int
+) -> None:
+    geometry = Geometry(3, heads, 4, rows, columns, 3)
+    fitting = re.sub(r",segments=4|\.\d(-\d)?", "", text)  # these grids have fewer segments than some spellings name
+    cache = KVCache(tiny_policy(fitting, geometry), geometry)
+    for chunk in range(6):
+        commit_chunk(cache, chunk)
+        assert cache.nbytes == kept_bytes(cache, chunk + 1)
+        for groups in cache.layers:
+            assert sorted(head for group in groups for head in group.members) == list(range(heads))
+            for pos in (own for group in groups for own in (group.pos if group.pos.dim() == 3 else group.pos[None])):
+                assert len({tuple(place) for place in pos.tolist()}) == len(pos)
+                assert all(0 <= row < rows and 0 <= column < columns and frame < 3 * chunk + 3 for frame, row, column in pos.tolist())
+
+
+@POLICIES
+@pytest.mark.parametrize(("batch", "dtype"), [(1, torch.float32), (2, torch.float32), (2, torch.bfloat16)])
+def test_two_interleaved_streams_equal_two_sequential_ones_bit_for_bit(text: str, batch: int, dtype: torch.dtype) -> None:
     spec = tiny_spec()
-    sequential = [latents(tiny_stream(spec, text, seed=seed), 5) for seed in (0, 1)]
-    streams = [tiny_stream(spec, text, seed=seed) for seed in (0, 1)]
+    sequential = [latents(tiny_stream(spec, text, seed=seed, batch=batch, dtype=dtype), 5) for seed in (0, 1)]
+    streams = [tiny_stream(spec, text, seed=seed, batch=batch, dtype=dtype) for seed in (0, 1)]
     chunks = [[stream.step().latents for stream in streams] for _ in range(5)]
     for number in (0, 1):
         assert torch.cat([pair[number] for pair in chunks], dim=1).equal(sequential[number])
