@@ -28,7 +28,6 @@ SIZES: dict[str, Size] = {
 }
 RELIEF = 0.8  # a run that has found no memory left is advised to need this much less
 LONG = 4200  # latent frames beyond which no bounded policy grows any more
-ENCODER_BYTES = 11_400_000_000  # umT5-XXL in bfloat16, only while a new prompt is encoded and only where it is put on the device
 
 
 @dataclass(frozen=True)

@@ -185,6 +185,17 @@ def test_an_encoder_with_a_tensor_missing_or_of_another_shape_is_refused(saved: 
         open_umt5(saved, torch.device("cpu"))
 
 
+def test_a_prompt_is_read_in_main_memory_where_the_device_has_no_room_for_the_encoder(saved: Path) -> None:
+    encoder = open_umt5(saved, torch.device("cpu"), torch.float32, length=6)
+    wanted = encoder("a fox")
+    encoder.device = torch.device("meta")
+    with pytest.raises(NotImplementedError):
+        encoder("a fox")  # it went to the device, whose numbers cannot be read
+    encoder = open_umt5(saved, torch.device("cpu"), torch.float32, length=6)
+    encoder.device, encoder.free = torch.device("meta"), lambda device: encoder.nbytes
+    assert encoder("a fox").equal(wanted)
+
+
 def test_a_truncated_encoder_is_refused_in_a_sentence(saved: Path) -> None:
     path = saved / "text_encoder" / "model.safetensors"
     path.write_bytes(path.read_bytes()[:900])

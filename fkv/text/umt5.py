@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import html
+import logging
 import re
 import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,6 +24,7 @@ from fkv.text.store import Bundle, Folder, address
 
 REPO = "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
 PATTERNS = ("text_encoder/*.json", "text_encoder/*.safetensors", "tokenizer/tokenizer.json", "tokenizer/*")  # each must have a file
+SPARE = 1_000_000_000  # bytes left for a pass and for what runs beside it
 SIZE = 22_700_000_000  # 5.68 billion parameters in float32
 NAME = "umt5-xxl"
 PACKAGES = ("transformers", "ftfy")
@@ -130,11 +133,24 @@ def padded(embedding: Tensor, length: int) -> Tensor:
     return out
 
 
-class Umt5Encoder:
-    """umT5 in main memory, on `device` for each pass if it is another."""
+def free_bytes(device: torch.device) -> int:
+    """What a CUDA device has left; elsewhere more than anything needs."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 1 << 62
 
-    def __init__(self, tokenizer: Callable[..., dict[str, Tensor]], model: torch.nn.Module, device: torch.device, length: int = 512):
-        self.tokenizer, self.model, self.device, self.length = tokenizer, model, device, length
+
+class Umt5Encoder:
+    """umT5 in main memory, on `device` for each pass if it is another and has the room, there beside what else runs."""
+
+    def __init__(
+        self,
+        tokenizer: Callable[..., dict[str, Tensor]],
+        model: torch.nn.Module,
+        device: torch.device,
+        length: int = 512,
+        free: Callable[[torch.device], int] = free_bytes,
+    ):
+        self.tokenizer, self.model, self.device, self.length, self.free = tokenizer, model, device, length, free
+        self.nbytes = sum(weight.numel() * weight.element_size() for weight in model.parameters())
 
     @torch.inference_mode()
     def __call__(self, prompt: str) -> Tensor:
@@ -143,10 +159,13 @@ class Umt5Encoder:
         )
         ids, mask = tokens["input_ids"], tokens["attention_mask"]
         home = next(self.model.parameters()).device
+        place = self.device if self.free(self.device) > self.nbytes + SPARE else home
+        if place != self.device:
+            logging.getLogger(__name__).warning("%s has no room for the text encoder; the prompt is read on %s", self.device, place)
         try:
-            self.model.to(self.device)
-            rows = self.model(ids.to(self.device), mask.to(self.device)).last_hidden_state[0, : int(mask.sum())]
-            return rows.cpu()
+            with torch.cuda.stream(torch.cuda.Stream(place)) if place.type == "cuda" else nullcontext():
+                self.model.to(place)
+                return self.model(ids.to(place), mask.to(place)).last_hidden_state[0, : int(mask.sum())].cpu()
         finally:
             self.model.to(home)
 
