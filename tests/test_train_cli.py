@@ -207,7 +207,10 @@ def test_all_trains_the_model_on_the_new_codec_and_replaces_weights_when_the_las
 
 
 def test_an_interrupted_comparison_says_so_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Told) -> None:
-    monkeypatch.setattr(choosing, "compared", lambda *_: signal.raise_signal(signal.SIGINT))
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt  # what Ctrl-C raises, also where this process was started with SIGINT ignored
+
+    monkeypatch.setattr(choosing, "compared", interrupted)
     assert main(["compare", str(ASSETS), "--device", "cpu", "--work", str(tmp_path)]) == 130
     assert capsys.readouterr().err == "interrupted\n"
 
