@@ -6,13 +6,14 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fkv.flags import apart, parser
 
 if TYPE_CHECKING:
+    from fkv.codec import Codec
     from fkv.engine import Engine
     from fkv.heads import HeadProfile
     from fkv.spec import ModelSpec
@@ -70,8 +71,18 @@ def run_generate(arguments: argparse.Namespace) -> int:
         threshold=arguments.threshold,
     )
     engine = planned(arguments, (settings.left, settings.right), settings.chunks)
-    complete = generate(engine, settings, arguments.out, arguments.json, arguments.sheet)
+    complete = generate(engine, settings, arguments.out, arguments.json, arguments.sheet, exporter(arguments, engine))
     return 0 if complete else INTERRUPTED
+
+
+def exporter(arguments: argparse.Namespace, engine: Engine) -> Callable[[], Codec] | None:
+    """What opens the decoder for finished videos, where the row has one of its own and none was asked for."""
+    from fkv.parts import CODECS, Opening
+
+    spec = engine.spec
+    if not spec.export or arguments.decoder or arguments.random_weights:
+        return None
+    return lambda: CODECS[spec.export](Opening(spec, engine.device, engine.dtype))
 
 
 def run_bench(arguments: argparse.Namespace) -> int:

@@ -111,7 +111,8 @@ class Frames:
     """Decoded frames of one lane and chunk.
 
     `pixels` uint8 RGB [n, H, W, 3]; `start` is the first pixel frame's number, `latent_start` the first latent frame's. `jpeg` is what
-    the session's `encode` made of them (None without one). `label` is the policy in words, `policy` its spelling.
+    the session's `encode` made of them (None without one). `label` is the policy in words, `policy` its spelling. `latents` are the clean
+    ones [f, c, rows, columns] where they were asked for.
     """
 
     lane: Lane
@@ -122,6 +123,7 @@ class Frames:
     jpeg: bytes | None
     label: str
     policy: str
+    latents: np.ndarray | None = None
 
 
 @dataclass(frozen=True)

@@ -112,7 +112,7 @@ def parser() -> Parser:
         )
         command.add_argument("--threads", type=count, help="CPU threads (default: OMP_NUM_THREADS, or all cores but one)")
         command.add_argument("--resolution", help=RESOLUTION)
-        command.add_argument("--decoder", default="", help="decoder of Wan models: taehv (live) or wan-vae (exact, slow) (default: taehv)")
+        command.add_argument("--decoder", default="", help="decoder of Wan models: taehv or wan-vae (exact, slow) (default: taehv live)")
         command.add_argument("--fp8", action="store_true", help="large products in 8-bit floats, and what that changes is measured")
         command.add_argument(
             "--attention", default="auto", help="attention kernel: auto (the fastest that agrees), sdpa, cudnn, flash, math, ..."
@@ -129,7 +129,8 @@ def parser() -> Parser:
     generate.add_argument("--chunks", type=count, default=20, help="chunks of 3 latent frames to generate (default: 20)")
     generate.add_argument("--threshold", type=share, help="head score from which a head is static (default: as the profile says)")
     generate.add_argument("--heads", type=readable, metavar="FILE", help=HEADS)
-    generate.add_argument("--out", type=film, default="out.mp4", help="the video, lanes side by side with labels (default: out.mp4)")
+    about = "the video, lanes side by side with labels; of Wan models drawn by the Wan VAE where it is here (default: out.mp4)"
+    generate.add_argument("--out", type=film, default="out.mp4", help=about)
     generate.add_argument("--json", type=output, help="report: ms, FPS, bytes and PSNR of every chunk, and a summary")
     generate.add_argument("--sheet", type=picture, help="contact sheet of both lanes, a PNG")
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
 from fkv import machine, meter, video
+from fkv.codec import Codec
 from fkv.engine import Engine, model_facts
 from fkv.events import Frames, Notice, Sample, Settings, Verdict
 from fkv.findings import LANES, Lane
@@ -24,7 +26,8 @@ from fkv.wishes import named
 ABOUT = (
     "Chunks and frames count from 0. Times in ms, sizes in bytes, PSNR of lane B against lane A in dB (99: equal). FPS count pixel frames. "
     "Lanes run in turn in one process; the video is encoded after the run. 'hidden' is what of decoding ran beside the clean pass and cost "
-    "no time. Warm-up and re-cached chunks are left out of the summary."
+    "no time. Warm-up and re-cached chunks are left out of the summary. Times and PSNR are those of the live decoder, also where the video "
+    "is drawn anew by another."
 )
 
 
@@ -40,6 +43,7 @@ class Film:
     numbers: list[int] = field(default_factory=list)
     verdict: Verdict | None = None
     pending: dict[Lane, Frames] = field(default_factory=dict)
+    clean: list[dict[Lane, Frames]] = field(default_factory=list)  # chunks whose latents are to be drawn again, without their pixels
 
     def take(self, event: object) -> None:
         if isinstance(event, Frames):
@@ -68,6 +72,8 @@ class Film:
         self.numbers.append(some.chunk)
         for lane, pixels in zip(LANES, sides):
             self.thumbnails[lane].append(pixels[0].copy())
+        if any(frames.latents is not None for frames in self.pending.values()):
+            self.clean.append({lane: replace(frames, pixels=np.empty(0)) for lane, frames in self.pending.items()})
         self.pending = {}
 
     def sheet(self, title: str) -> Any:
@@ -102,14 +108,21 @@ def summary(rows: Sequence[dict[str, Any]], verdict: Verdict | None) -> dict[str
     return out | {"speed_b_over_a": speed, "kept": verdict and verdict.kept, "psnr": statistics.median(decibels) if decibels else None}
 
 
-def generate(engine: Engine, settings: Settings, out: Path, report: Path | None = None, sheet: Path | None = None) -> bool:
+def generate(
+    engine: Engine,
+    settings: Settings,
+    out: Path,
+    report: Path | None = None,
+    sheet: Path | None = None,
+    export: Callable[[], Codec] | None = None,
+) -> bool:
     """Runs the session unprobed, then encodes the video, both with a progress bar, and writes the files; false if it was interrupted, which
-    leaves them whole up to that chunk.
+    leaves them whole up to that chunk. With `export` the video is drawn anew, after the run, by the decoder that it opens.
 
     Raises ValueError if the settings cannot run or a file cannot be written.
     """
-    session = Session(engine, replace(settings, benchmark=True))
-    with machine.interruptible() as stop, video.Spool(out) as spool:
+    session = Session(engine, replace(settings, benchmark=True), latents=export is not None)
+    with machine.interruptible() as stop, video.Spool(out) as spool, video.Spool(out) as again:
         film = Film(spool)
         run(session, film, stop)
         interrupted = stop.asked
@@ -117,9 +130,32 @@ def generate(engine: Engine, settings: Settings, out: Path, report: Path | None 
             film.sheet(f"{settings.prompt}, seed {settings.seed}").save(sheet)
         if report is not None:
             write_json(report, document(engine, session.settings, film, interrupted=interrupted))
-        with tqdm(spool.frames(), total=len(spool), desc="video", unit="frame") as frames:
+        drawn = again if export is not None and film.clean and redrawn(engine, film, export, again, stop) else spool
+        with tqdm(drawn.frames(), total=len(drawn), desc="video", unit="frame") as frames:
             video.write_video(out, takewhile(lambda _: stop.asked == interrupted, frames), engine.spec.fps)
     return not stop.asked
+
+
+def redrawn(engine: Engine, film: Film, export: Callable[[], Codec], spool: video.Spool, stop: machine.Interruption) -> bool:
+    """Draws every chunk again from its clean latents, in order; false, and why in a line, where that cannot be done or someone asks to stop
+    meanwhile.
+    """
+    asked = stop.asked
+    try:
+        with engine.lock:
+            codec = export()
+            decoders = {lane: codec.decoder() for lane in LANES}
+            for chunk in tqdm(film.clean, desc=engine.spec.export, unit="chunk"):
+                drawn = {lane: decoders[lane].decode(torch.from_numpy(chunk[lane].latents)[None])[0].cpu().numpy() for lane in chunk}
+                black = np.zeros_like(next(iter(drawn.values())))
+                left, right = (drawn.get(lane, black) for lane in LANES)
+                spool.add(left, right, *(chunk[lane].label if lane in chunk else "ended" for lane in LANES))
+                if stop.asked != asked:
+                    return False
+    except (OSError, ImportError, RuntimeError) as error:
+        tqdm.write(f"The video is drawn by {engine.decoder}, not by {engine.spec.export}: {str(error).splitlines()[0]}")
+        return False
+    return True
 
 
 def run(session: Session, film: Film, stop: machine.Interruption) -> None:

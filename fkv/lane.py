@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -90,11 +91,20 @@ class LaneRun:
     """One lane of a session. `change` takes effect at once and is timed with the next `step`; call both while holding the engine's lock.
 
     Pictures are delivered beside the clean pass where the device has a second stream; `in_line` has them on the lane's timeline anyway.
-    Either way what is told of a chunk, its cache included, is the same.
+    Either way what is told of a chunk, its cache included, is the same. With `latents` its clean latents are told too.
     """
 
     def __init__(
-        self, name: Lane, engine: Engine, text: Tensor, policy: Policy, noise: Noise, encode: Encode | None = None, *, in_line: bool = False
+        self,
+        name: Lane,
+        engine: Engine,
+        text: Tensor,
+        policy: Policy,
+        noise: Noise,
+        encode: Encode | None = None,
+        *,
+        in_line: bool = False,
+        latents: bool = False,
     ):
         self.name: Lane = name
         self.engine = engine
@@ -104,6 +114,7 @@ class LaneRun:
         self.deliver = delivery(engine.codec.decoder(), encode, self.watch, None if in_line else side_of(engine.device))
         self.held = held(self.stream.cache)
         self.pixel_frames = self.recached = 0
+        self.latents = latents
 
     @property
     def policy(self) -> Policy:
@@ -125,7 +136,13 @@ class LaneRun:
         made = self.deliver(chunk.latents, self.stream.commit)
         start, self.pixel_frames = self.pixel_frames, self.pixel_frames + len(made.pixels)
         label, spelling = policies.label(self.policy), policies.spelling(self.policy)
-        return Frames(self.name, chunk.index, start, chunk.start, made.pixels, made.jpeg, label, spelling)
+        told = Frames(self.name, chunk.index, start, chunk.start, made.pixels, made.jpeg, label, spelling)
+        return replace(told, latents=self._copied(chunk.latents)) if self.latents else told
+
+    def _copied(self, latents: Tensor) -> np.ndarray:
+        """A chunk's latents on the host; the time belongs to no phase."""
+        with self.watch.aside("probe"):
+            return latents[0].float().cpu().numpy()
 
     def sample(self, frames: Frames, probe_share: float) -> Sample:
         """Measurements of the step that gave `frames`. The stopwatch begins again."""

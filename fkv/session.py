@@ -39,11 +39,12 @@ PAUSE_SECONDS = 0.5
 class Session:
     """One run of two lanes. `events` may be called once; `change` and `stop` from any thread.
 
-    Raises ValueError at once if the first settings cannot run: a prompt, a policy or a head the model does not have.
+    With `latents` frames come with their clean latents. Raises ValueError at once if the first settings cannot run: a prompt, a policy or a
+    head the model does not have.
     """
 
-    def __init__(self, engine: Engine, settings: Settings, encode: Encode | None = None):
-        self.engine, self.encode = engine, encode
+    def __init__(self, engine: Engine, settings: Settings, encode: Encode | None = None, *, latents: bool = False):
+        self.engine, self.encode, self.latents = engine, encode, latents
         self.run = uuid.uuid4().hex[:12]
         self._settings = settings
         self._guard, self._wake, self._stopped = threading.Lock(), threading.Event(), threading.Event()
@@ -126,7 +127,9 @@ class Session:
         for lane in LANES:
             try:
                 with self.engine.lock:
-                    self._lanes[lane] = LaneRun(lane, self.engine, self._prompt.embedding, self._policies[lane], noise, self.encode)
+                    self._lanes[lane] = LaneRun(
+                        lane, self.engine, self._prompt.embedding, self._policies[lane], noise, self.encode, latents=self.latents
+                    )
             except Exception as error:
                 yield self._lose(lane, error)
 
