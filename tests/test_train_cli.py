@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from untrained import SMALL
@@ -154,6 +156,11 @@ def test_a_stopped_command_says_so_in_one_line_and_the_same_command_writes_the_w
     assert (tmp_path / "out" / "codec.safetensors").is_file()
     told = capsys.readouterr().out
     assert "going on from" in told
+    assert f"see {tmp_path / 'work' / 'codec_report.png'}" in told
+    found = json.loads((tmp_path / "work" / "codec_report.json").read_text())
+    assert (found["recipe"]["steps"], found["psnr_db"]) == (3, 30.0)
+    with Image.open(tmp_path / "work" / "codec_report.png") as picture:
+        assert picture.size == (6 * 128, 2 * 6 * 80), "six clips, each true above drawn, every second frame of twelve"
     assert f"`python -m fkv train report --out={tmp_path / 'out'} --work={tmp_path / 'work'}`" in told.splitlines()[-1]
 
 
@@ -163,8 +170,23 @@ def test_only_a_folder_that_is_not_the_usual_one_is_named_in_what_to_do_next(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(train_model, "train_model", lambda *_, **__: None)
     monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
-    assert main(["model", "--device", "cpu"]) == 0
+    assert main(["model", "--device", "cpu", "--no-report"]) == 0
     assert capsys.readouterr().out.endswith(f"{ASSETS}: weights written; evaluate them with `python -m fkv train report`\n")
+
+
+@pytest.mark.parametrize(("words", "reports"), [("model", 1), ("decoder", 1), ("model --no-report", 0), ("decoder --no-report", 0)])
+def test_a_model_and_its_decoder_end_with_the_evaluation_unless_it_is_left_out(
+    words: str, reports: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("codec", "model"):
+        (tmp_path / f"{name}.safetensors").write_text("there")
+    reported = []
+    monkeypatch.setattr(train_model, "train_model", lambda *_, **__: None)
+    monkeypatch.setattr(train_decoder, "train_decoder", lambda *_, **__: (1.0, 2.0))
+    monkeypatch.setattr(report, "write_report", lambda out, work, device, prompts: reported.append((out, work, prompts)))
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
+    assert main([*words.split(), "--device", "cpu", "--out", str(tmp_path), "--work", str(tmp_path / "work"), "--prompts", "5"]) == 0
+    assert reported == [(tmp_path, tmp_path / "work", 5)] * reports
 
 
 @pytest.mark.parametrize("stopped", [False, True])
@@ -194,6 +216,7 @@ def test_all_trains_the_model_on_the_new_codec_and_replaces_weights_when_the_las
 
     reported = []
     monkeypatch.setattr(train_codec, "train_codec", codec)
+    monkeypatch.setattr(report, "write_codec_report", lambda out, work, recipe, psnr: work / "codec_report.png")
     monkeypatch.setattr(train_model, "train_model", model)
     monkeypatch.setattr(train_decoder, "train_decoder", decoder)
     monkeypatch.setattr(report, "write_report", lambda out, work, device, prompts: reported.append((out, work)))
@@ -218,5 +241,5 @@ def test_an_interrupted_comparison_says_so_in_one_line(tmp_path: Path, monkeypat
 def test_help_says_which_parts_evaluate_and_when_weights_are_written(capsys: Told) -> None:
     assert status("--help") == 0
     told = " ".join(capsys.readouterr().out.split())
-    assert "only report and all evaluate" in told
+    assert "which model and decoder end with too" in told
     assert "never by a run that was stopped" in told

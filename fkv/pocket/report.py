@@ -11,12 +11,15 @@ import numpy as np
 from PIL import Image
 
 from fkv import machine
+from fkv.codec import load_pocket
 from fkv.engine import Engine, load
 from fkv.heads import HeadProfile
+from fkv.pocket.data import draw
 from fkv.pocket.evaluate import compare, endurance, held_out, measured_heads
 from fkv.pocket.means import mean_of
 from fkv.pocket.stages import Stages
 from fkv.pocket.teacher import local_heads
+from fkv.pocket.train_codec import CodecRecipe
 from fkv.spec import POCKET
 
 
@@ -84,10 +87,27 @@ def write_report(
     sheet({name: frames for name, frames in long_pictures.items() if name.endswith(("/0", "/1"))}, out / "report_long.png")
 
 
+def write_codec_report(out: Path, work: Path, recipe: CodecRecipe, psnr: float, clips: int = 6) -> Path:
+    """How the codec in `out` was trained and what it reaches, into `work/codec_report.json`, and held-out clips, each above what is drawn
+    of it, beside that; gives the picture's path.
+    """
+    codec, picture = load_pocket(out), work / "codec_report.png"
+    frames = draw(recipe.seed + 2, 0, clips, 3, gaps=False, lean=False).frames
+    drawn = codec.decoder().decode(codec.encode(frames))
+    sheet(
+        {f"{clip} {side}": shown[clip].numpy()[::2] for clip in range(clips) for side, shown in (("true", frames), ("drawn", drawn))},
+        picture,
+    )
+    about = {"commit": machine.commit(), "versions": machine.versions(), "cpu": machine.cpu_model()}
+    found = {"psnr_db": round(psnr, 2), "recipe": asdict(recipe), "log": training_log(work, "codec"), **about}
+    (work / "codec_report.json").write_text(json.dumps(found, indent=1))
+    return picture
+
+
 def codec_summary(engine: Engine, out: Path) -> dict[str, float]:
     """PSNR in dB of held-out frames, encoded and decoded, and as the model draws them from their true past (`drawn_psnr`)."""
     from fkv.codec import PocketCodec
-    from fkv.pocket.train_codec import CodecRecipe, measure
+    from fkv.pocket.train_codec import measure
     from fkv.pocket.train_decoder import DecoderRecipe, drawn_psnr, reader
 
     codec, model = engine.codec, reader(engine.spec, out / "model.safetensors", str(engine.device))

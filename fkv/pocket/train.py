@@ -32,7 +32,7 @@ def parser() -> Parser:
         "what",
         choices=("codec", "decoder", "model", "report", "all", "compare", "mean"),
         help="codec: autoencoder; model: the diffusion transformer; decoder: the codec's decoder alone, on what the model draws; "
-        "report: head profile and evaluation; all: codec, model, decoder, report (only report and all evaluate); "
+        "report: head profile and evaluation, which model and decoder end with too; all: codec, model, decoder, report; "
         "compare: world metrics of several weights on prompts drawn under other seeds than the report's; "
         "mean: the weighted mean of several weights",
     )
@@ -45,6 +45,8 @@ def parser() -> Parser:
     parser.add_argument("--seed", type=int, help="seed of data and noise (default: the recipe's)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda (default: auto)")
     parser.add_argument("--threads", type=int, help="CPU threads (default: all)")
+    about = "after model, decoder or all, leave the evaluation out, which takes about half an hour on two cores"
+    parser.add_argument("--no-report", action="store_true", help=about)
     parser.add_argument("--compile", action="store_true", help="fuse the training pass with torch.compile")
     about = "checkpoints and logs; those of all go into its folder all (default: runs/pocket)"
     parser.add_argument("--work", type=Path, default=WORK, help=about)
@@ -84,10 +86,13 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(arguments: argparse.Namespace) -> None:
     """Raises ValueError or OSError on what cannot be used, before any work, and run.Stopped where a training was asked to stop."""
+    import torch
+
     from fkv import engine, machine
 
     device = str(engine.pick_device(arguments.device))
     _set_threads(arguments.threads)
+    threads = torch.get_num_threads()
     for flag in {"compare": ("work",), "mean": ("out",)}.get(arguments.what, ("work", "out")):
         _check_folder(flag, getattr(arguments, flag))
     if arguments.json:
@@ -96,11 +101,12 @@ def _run(arguments: argparse.Namespace) -> None:
         return OTHERS[arguments.what](arguments, device)
     with machine.interruptible() as asked:
         TRAININGS[arguments.what](arguments, device, lambda: asked.asked)
-    if arguments.what != "all":
+    torch.set_num_threads(threads)  # a model's training shares them among its workers
+    if arguments.what == "codec" or arguments.no_report:
         return print(_afterwards(arguments))
     if asked.asked:
         raise KeyboardInterrupt
-    return _report(_placed(arguments, work=arguments.work / "all"), device)
+    return _report(_placed(arguments, work=arguments.work / "all") if arguments.what == "all" else arguments, device)
 
 
 def _set_threads(threads: int | None) -> None:
@@ -182,12 +188,14 @@ def _missing(path: Path, part: str) -> FileNotFoundError:
 
 
 def _codec(arguments: argparse.Namespace, device: str, stop: Stop) -> None:
+    from fkv.pocket.report import write_codec_report
     from fkv.pocket.train_codec import CodecRecipe, train_codec
 
     recipe = _recipe(CodecRecipe(), arguments)
     assert isinstance(recipe, CodecRecipe)
     _start(arguments.work / "codec.pt", arguments)
-    print(f"held-out PSNR: {train_codec(recipe, arguments.work, arguments.out, device, stop=stop):.2f} dB")
+    psnr = train_codec(recipe, arguments.work, arguments.out, device, stop=stop)
+    print(f"held-out PSNR: {psnr:.2f} dB; see {write_codec_report(arguments.out, arguments.work, recipe, psnr)}")
 
 
 def _decoder(arguments: argparse.Namespace, device: str, stop: Stop) -> None:
