@@ -92,8 +92,10 @@ def run_bench(arguments: argparse.Namespace) -> int:
 
     from fkv import bench, machine, policies
     from fkv.events import Settings
-    from fkv.generate import write_json
+    from fkv.generate import write_json, write_text
 
+    beside = arguments.json.with_suffix(".md") if arguments.json and arguments.markdown else None
+    apart(json=arguments.json, markdown=beside)
     settings = Settings(prompt=arguments.prompt, seed=arguments.seed, chunks=arguments.chunks, threshold=arguments.threshold)
     kinds = policies.split(arguments.policies)
     engine = planned(arguments, kinds, settings.chunks)
@@ -103,10 +105,12 @@ def run_bench(arguments: argparse.Namespace) -> int:
     found["command"] = shlex.join(["python", "-m", "fkv", "bench", *words, "--policies", arguments.policies])
     if arguments.memory and not found["interrupted"]:
         bench.alone(found, words, bench.in_a_fresh_process)
+    told = (bench.tally if not found["counted"] else bench.table if arguments.markdown else bench.sentences)(found)
     if arguments.json:
         write_json(arguments.json, found)
-    told = bench.tally if not found["counted"] else bench.table if arguments.markdown else bench.sentences
-    print(told(found))
+    if beside:
+        write_text(beside, told + "\n")
+    print(told)
     return INTERRUPTED if found["interrupted"] else 0
 
 

@@ -45,7 +45,7 @@ ABOUT = (
     "encoding, diffusion does not; where they run beside the clean pass, 'hidden' is what of their time cost none. Chunks count from 0. "
     "MFU is the operations of a chunk over its diffusion time, as a share of the best "
     "matrix product measured on the device just then; least_ms is what operations and bytes would take at the device's best rates. Peak "
-    "memory is that of a process that runs one policy alone."
+    "memory is that of a process that runs one policy alone, on CUDA once the model is loaded."
 )
 
 
@@ -77,6 +77,7 @@ def run(
     kinds = chosen(engine, spellings, settings)
     text = engine.text.encode(settings.prompt, settings.seed).embedding
     noise = seeded_noise(settings.seed, engine.spec, 1, engine.device, engine.dtype)
+    meter.forget_peak(engine.device)
     with engine.lock:
         lanes = [LaneRun("A", engine, text, policy, noise, encode, in_line=in_line) for policy in kinds]
     if settings.chunks < (least := least_chunks(lanes)):

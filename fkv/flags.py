@@ -164,7 +164,7 @@ def parser() -> Parser:
     bench.add_argument("--json", type=output, help="every measurement and the figures, with device, versions and commit")
     bench.add_argument("--in-line", action="store_true", help="decode and encode before the clean pass, not beside it: phases timed alone")
     bench.add_argument("--memory", action="store_true", help="also run each policy alone, in a fresh process, for its peak memory")
-    bench.add_argument("--markdown", action="store_true", help="print the figures as a Markdown table")
+    bench.add_argument("--markdown", action="store_true", help="print the figures as a Markdown table, and write it beside --json")
 
     record = add("record", "record one run with everything the lesson shows, so that it needs no model")
     common(record)

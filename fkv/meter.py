@@ -196,6 +196,12 @@ def memory_bytes(device: torch.device | str = "cpu") -> int:
         return _peak_resident()
 
 
+def forget_peak(device: torch.device | str = "cpu") -> None:
+    """Lets `peak_bytes` of a CUDA device begin anew with what is allocated now: loading is no part of a run. Elsewhere nothing."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
 def peak_bytes(device: torch.device | str = "cpu") -> int:
     """The most memory this process has used so far: allocated on a CUDA device, else resident; 0 where the system does not say."""
     if torch.device(device).type == "cuda":

@@ -260,6 +260,7 @@ def test_bench_interleaves_pairs_and_prints_what_it_wrote(
     assert other["bytes"]["stored"] == other["bytes"]["expected"]
     assert found["environment"]["threads"] >= 1
     table = capsys.readouterr().out
+    assert path.with_suffix(".md").read_text() == table
     assert f"{other['fps_end_to_end']['median']:.1f}" in table
     assert table.count("\n|") == 3
 
