@@ -57,9 +57,8 @@ def check(chosen: argparse.Namespace) -> None:
     from fkv.attention import Attention
     from fkv.fast.fp8 import refusal
 
-    device, cores, size = engine.pick_device(chosen.device), engine.cores(), planner.size_of(chosen.resolution)
-    if chosen.threads > cores:
-        raise ValueError(f"--threads {chosen.threads} is above the {cores} cores this process may use; use 1 to {cores}, or leave it out")
+    device, size = engine.pick_device(chosen.device), planner.size_of(chosen.resolution)
+    engine.affordable(chosen.threads)
     if chosen.graphs and device.type != "cuda":
         raise ValueError(f"--graphs needs a CUDA device and the device is {device}; leave it out")
     if chosen.fp8 and (why := refusal(device, torch.bfloat16)):

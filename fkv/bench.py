@@ -102,16 +102,15 @@ def run(
 
 
 def least_chunks(lanes: Sequence[LaneRun]) -> int:
-    """The fewest chunks of which one counts in every lane."""
-    return next(chunk for chunk in itertools.count() if not any(warming(lane, chunk) for lane in lanes)) + 1
+    """The fewest chunks of which one counts in every lane, from the policies' closed formulas; no lane is re-cached meanwhile."""
+    return next(chunk for chunk in itertools.count(FIRST_CHUNKS) if not any(lane.filling(chunk, past(lane, chunk)) for lane in lanes)) + 1
 
 
-def warming(lane: LaneRun, chunk: int) -> bool:
-    """Whether a chunk of a lane that is never re-cached is warm-up, by the rule of `LaneRun.sample`: from the policy's closed formula."""
-    spec, geometry = lane.engine.spec, lane.engine.spec.geometry
+def past(lane: LaneRun, chunk: int) -> int:
+    """Frames' worth of tokens that the fullest head group of a lane is to hold after so many chunks, rounded up."""
+    geometry = lane.engine.spec.geometry
     kept = [tokens for layer in range(geometry.layers) for _, tokens in lane.policy.expected(layer, chunk, geometry)]
-    filling = math.ceil(max(kept, default=0) / geometry.tokens) + spec.chunk < spec.window
-    return chunk < FIRST_CHUNKS or (filling and lane.expected_bytes(chunk) < lane.expected_bytes(chunk + spec.window // spec.chunk))
+    return math.ceil(max(kept, default=0) / geometry.tokens)
 
 
 def counted(rows: Sequence[Sequence[Sample]]) -> list[Sequence[Sample]]:

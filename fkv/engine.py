@@ -89,6 +89,13 @@ def usual_threads() -> int:
     return min(torch.get_num_threads(), cores()) if "OMP_NUM_THREADS" in os.environ else max(1, cores() - 1)
 
 
+def affordable(threads: int) -> int:
+    """A number of threads as it is. Raises ValueError where it is more than the cores there are: far more end a process without a word."""
+    if threads > cores():
+        raise ValueError(f"--threads {threads} is above the {cores()} cores this process may use; use 1 to {cores()}, or leave it out")
+    return threads
+
+
 def pick_device(name: str = "auto") -> torch.device:
     """`auto` is the first CUDA device, else the CPU. Raises ValueError on a device that is not there."""
     if name == "auto":
@@ -145,9 +152,7 @@ def load(
     dtype = dtype or (torch.bfloat16 if place.type == "cuda" else torch.float32)
     if fp8 and (why := refusal(place, dtype)):
         raise ValueError(why)
-    if threads > cores():
-        raise ValueError(f"threads {threads} is above the {cores()} cores this process may use; use 1 to {cores()}, or leave --threads out")
-    torch.set_num_threads(threads or usual_threads())
+    torch.set_num_threads(affordable(threads) or usual_threads())
     opening = parts.Opening(spec, place, dtype, random_weights, download, report)
     if download and spec.repo and not random_weights:
         parts.fetch(spec, report)

@@ -148,8 +148,6 @@ class LaneRun:
         """Measurements of the step that gave `frames`. The stopwatch begins again."""
         ms, spec = self.watch.phases(), self.engine.spec
         past, committed = self.past(), self.stream.chunks - 1
-        expected = self.expected_bytes(committed)
-        filling = past + spec.chunk < spec.window and expected < self.expected_bytes(committed + spec.window // spec.chunk)
         self.watch.start()
         return Sample(
             lane=self.name,
@@ -161,9 +159,9 @@ class LaneRun:
             bytes_stored=self.held.stored,
             bytes_read=self.held.read,
             bytes_allocated=self.held.allocated,
-            bytes_expected=expected,
+            bytes_expected=self.expected_bytes(committed),
             recached=0 < self.recached == committed,
-            warmup=frames.chunk < FIRST_CHUNKS or filling,
+            warmup=frames.chunk < FIRST_CHUNKS or self.filling(committed, past),
             past=past,
             window=f"{spec.chunk} new frames, looking back on up to {past} kept ones",
             probe_share=probe_share,
@@ -175,6 +173,12 @@ class LaneRun:
         """Frames' worth of tokens of the fullest head group the newest chunk saw, rounded up."""
         tokens = [group.tokens for groups in self.held.layers for group in groups]
         return math.ceil(max(tokens, default=0) / self.engine.spec.geometry.tokens)
+
+    def filling(self, committed: int, past: int) -> bool:
+        """Whether a cache that holds `past` frames after so many chunks is still to grow, by the policy's closed formula."""
+        spec = self.engine.spec
+        later = committed + spec.window // spec.chunk
+        return past + spec.chunk < spec.window and self.expected_bytes(committed) < self.expected_bytes(later)
 
     def expected_bytes(self, committed: int) -> int:
         """What the policy's closed formula says the cache stores after `committed` chunks."""

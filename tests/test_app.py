@@ -86,7 +86,7 @@ def test_a_model_leaves_a_core_to_the_rest_of_the_machine_unless_told_otherwise(
 
 def test_more_threads_than_cores_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "cores", lambda: 2)
-    with pytest.raises(ValueError, match="threads 3 is above the 2 cores"):
+    with pytest.raises(ValueError, match="--threads 3 is above the 2 cores"):
         engine.load("pocket", threads=3)
 
 

@@ -113,11 +113,9 @@ def _set_threads(threads: int | None) -> None:
     """Sets how many threads torch takes: so many, else as OMP_NUM_THREADS says, else all cores; also for models loaded to be evaluated."""
     import torch
 
-    from fkv.engine import cores
+    from fkv.engine import affordable, cores
 
-    if threads and threads > cores():
-        raise ValueError(f"--threads {threads} is above the {cores()} cores this process may use; use 1 to {cores()}, or leave it out")
-    if threads or "OMP_NUM_THREADS" not in os.environ:
+    if affordable(threads or 0) or "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(threads or cores())
         os.environ["OMP_NUM_THREADS"] = str(threads or cores())
 
