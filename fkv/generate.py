@@ -131,6 +131,7 @@ def generate(
         if report is not None:
             write_json(report, document(engine, session.settings, film, interrupted=interrupted))
         drawn = again if export is not None and film.clean and redrawn(engine, film, export, again, stop) else spool
+        interrupted = stop.asked  # who stops the drawing gets the frames there are
         with tqdm(drawn.frames(), total=len(drawn), desc="video", unit="frame") as frames:
             video.write_video(out, takewhile(lambda _: stop.asked == interrupted, frames), engine.spec.fps)
     return not stop.asked

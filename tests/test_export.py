@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +30,7 @@ Film = list[tuple[np.ndarray, np.ndarray]]
 def filmed(small: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Film]:
     """The frames of both lanes in the video that `generate` makes with an export decoder."""
 
-    def make(export: Callable[[], Codec] | None) -> Film:
+    def make(export: Callable[[], Codec] | None, complete: bool = True) -> Film:
         kept: Film = []
 
         def write(path: Path, frames: Iterable[tuple[np.ndarray, np.ndarray, str, str]], fps: float) -> int:
@@ -36,7 +38,7 @@ def filmed(small: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ca
             return len(kept)
 
         monkeypatch.setattr(video, "write_video", write)
-        assert generate.generate(small, SETTINGS, tmp_path / "out.mp4", export=export)
+        assert generate.generate(small, SETTINGS, tmp_path / "out.mp4", export=export) == complete
         return kept
 
     return make
@@ -73,6 +75,15 @@ def test_a_decoder_that_is_not_here_leaves_the_live_one_and_says_why(
     said = capsys.readouterr().out
     assert "The video is drawn by pocket" in said
     assert "the Wan VAE is not here; run fetch" in said
+
+
+def test_who_stops_the_drawing_gets_the_whole_video_of_the_live_decoder(filmed: Callable[..., Film]) -> None:
+    def opened() -> Codec:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return pocket_random(seed=9)
+
+    live = filmed(None)
+    assert np.array_equal(lanes(filmed(opened, complete=False)), lanes(live))
 
 
 def test_latents_come_only_where_they_are_asked_for_and_change_nothing_else(small: Engine) -> None:
