@@ -109,8 +109,16 @@ class Policy(ABC):
         """The groups a layer keeps after a clean pass whose tokens, all heads, are `new`. Must not return views of `new`."""
 
     def finish(self, layers: list[list[HeadGroup]], commit: Commit) -> list[list[HeadGroup]]:
-        """Decisions across layers, once every layer has been updated."""
+        """Decisions across layers, once every layer has been updated. Gives back as it is the list of a layer that was `final`."""
         return layers
+
+    def final(self, groups: list[HeadGroup]) -> bool:
+        """Whether `finish` will leave what `update` gave for a layer as it is."""
+        return type(self).finish is Policy.finish
+
+    def waiting(self, geometry: Geometry) -> int:
+        """The most layers that are not `final` when they have been updated."""
+        return 0 if type(self).finish is Policy.finish else geometry.layers
 
     def load(self, layer: int, past: list[HeadGroup], q: Tensor, frames: int) -> list[HeadGroup]:
         """What a pass of `frames` frames attends to, besides itself."""
@@ -142,7 +150,9 @@ def check_roles(name: str, roles: Roles | None, geometry: Geometry) -> None:
 
 
 class KVCache:
-    """The groups of every layer of one lane. `write` is legal only inside `committing`; a pass that fails there changes nothing."""
+    """The groups of every layer of one lane. `write` is legal only inside `committing`; a pass that fails there changes nothing, or leaves
+    a cache that is `torn`: some of its layers hold the chunk and others do not, and it refuses to be used.
+    """
 
     def __init__(
         self, policy: Policy, geometry: Geometry, batch: int = 1, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
@@ -152,6 +162,7 @@ class KVCache:
         self.geometry, self.batch, self.dtype, self.device = geometry, batch, dtype, torch.device(device)
         self.layers: list[list[HeadGroup]] = [[] for _ in range(geometry.layers)]
         self.last: Commit | None = None
+        self.torn = False
         self._commit: Commit | None = None
         self._written: dict[int, list[HeadGroup]] = {}
         self._pos = torch.empty(0)
@@ -165,6 +176,7 @@ class KVCache:
 
     def read(self, layer: int, q: Tensor, frames: int) -> list[HeadGroup]:
         """What queries q [b, h, L, d] of a pass of `frames` frames attend to, besides the pass itself."""
+        self.check_whole()
         past = self.policy.load(layer, self.layers[layer], q, frames)
         if not self.writable:
             kept = sum(group.k.numel() + group.v.numel() for group in past)
@@ -176,6 +188,7 @@ class KVCache:
         """Opens the cache for one clean pass, in which every layer must write once."""
         if self.writable:
             raise RuntimeError("the cache is already committing a chunk; finish that clean pass first")
+        self.check_whole()
         grid = rope.grid(commit.start, commit.frames, self.geometry.rows, self.geometry.columns, self.device)
         self._commit, self._pos, self._written = commit, grid, {}
         try:
@@ -184,7 +197,7 @@ class KVCache:
             if missing:
                 raise RuntimeError(f"layers {missing} wrote nothing in the clean pass of chunk {commit.chunk}; every layer must write once")
             self.layers = self.settled(self.policy.finish([self._written.pop(layer) for layer in range(self.geometry.layers)], commit))
-            self.last = commit
+            self.last, self.torn = commit, False
         finally:
             self._commit, self._written = None, {}
 
@@ -198,6 +211,11 @@ class KVCache:
             raise ValueError(f"layer {layer} wrote {given}, the cache was made for {wanted} {self.dtype}; make one for this model")
         new = HeadGroup(self._heads, k, v, self._pos, members=self._members)
         self._written[layer] = self.policy.update(layer, self.layers[layer], new, q, self._commit)
+
+    def check_whole(self) -> None:
+        """Raises RuntimeError outside a clean pass of a cache that an earlier one has left torn."""
+        if self.torn and not self.writable:
+            raise RuntimeError("a clean pass failed and left only some layers of this cache with its chunk; begin with a new cache")
 
     def retain(self, start: int) -> None:
         """Forgets all but what the policy lets survive into a re-cache that replays from frame `start` on."""

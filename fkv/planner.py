@@ -1,8 +1,8 @@
 """What a run will need before it runs: memory per lane from closed formulas, what cannot be, and the nearest thing that can.
 
-Weights, cached text and KV cache are exact, from the network's sizes and each policy's own formula. While a chunk is committed, what a lane
-keeps is there twice: planned at its most. What one pass needs while it runs, the decoder's pictures and the device's own share are
-estimates and called so. Sizes are (rows, columns) in pixels.
+Weights, cached text and KV cache are exact, from the network's sizes and each policy's own formula. While a chunk is committed, one layer
+of what a lane keeps is there more than once, and every layer that waits for another's decision: planned at its most. What one pass needs
+while it runs, the decoder's pictures and the device's own share are estimates and called so. Sizes are (rows, columns) in pixels.
 """
 
 from __future__ import annotations
@@ -146,29 +146,38 @@ def fitted(policy: Policy, geometry: Geometry, roles: Roles | None = None) -> Po
 
 
 @functools.lru_cache(maxsize=4096)
-def kept_tokens(policy: Policy, geometry: Geometry, chunks: int) -> int:
-    """Tokens times heads kept after so many commits, over all layers."""
-    return sum(heads * tokens for layer in range(geometry.layers) for heads, tokens in policy.expected(layer, chunks, geometry))
+def kept_tokens(policy: Policy, geometry: Geometry, chunks: int) -> tuple[int, ...]:
+    """Tokens times heads that every layer keeps after so many commits."""
+    return tuple(sum(heads * tokens for heads, tokens in policy.expected(layer, chunks, geometry)) for layer in range(geometry.layers))
+
+
+def full_moments(geometry: Geometry, chunks: int) -> set[int]:
+    """Numbers of commits after one of which a cache is at its fullest, in a run of `chunks`, 0 for one without end."""
+    last = chunks - 1 if chunks else LONG // geometry.chunk
+    return {min(last, early) for early in (1, 2, 3, 4, 8, 16)} | {last}
 
 
 def most_kept(policy: Policy, geometry: Geometry, chunks: int) -> int:
     """Tokens times heads kept at the fullest moment of a run of `chunks`, 0 for one without end. Raises ValueError where it never ends to
     grow."""
-    last = chunks - 1 if chunks else LONG // geometry.chunk
-    points = {min(last, early) for early in (1, 2, 3, 4, 8, 16)} | {last}
-    most = max(kept_tokens(policy, geometry, point) for point in points)
-    if not chunks and kept_tokens(policy, geometry, last + 1) > most:
+    points = full_moments(geometry, chunks)
+    most = max(sum(kept_tokens(policy, geometry, point)) for point in points)
+    if not chunks and sum(kept_tokens(policy, geometry, max(points) + 1)) > most:
         cure = "give the run a number of chunks, or use full:21"
         raise ValueError(f"{policy.label} keeps more with every chunk and a run without end would need memory without end; {cure}")
     return most
 
 
-def committed(policy: Policy, lane: LanePlan) -> int:
-    """The most bytes a commit holds besides the lane's own: what every layer keeps from now on, while what it kept so far is still there.
-    A policy that decides across layers also leaves the chunk open until then, and what it decides on is a third copy.
+def committed(policy: Policy, geometry: Geometry, chunks: int, per_token: int) -> int:
+    """The most bytes a commit holds besides the lane's own, in a run of `chunks`, with so many bytes per kept token of a head.
+
+    Layer by layer, what one keeps from now on is there twice, and room for a chunk, while what it kept so far still is; the chunk too where
+    a policy looks at it before it decides. Layers that wait for another one's decision stay as they are written until then.
     """
-    decides_last = type(policy).finish is not Policy.finish
-    return 2 * lane.cache_bytes + lane.chunk_bytes if decides_last else lane.cache_bytes
+    kept = [kept_tokens(policy, geometry, point) for point in full_moments(geometry, chunks)]
+    widest, chunk = max(map(max, kept)), geometry.chunk * geometry.tokens * geometry.heads
+    deciding = type(policy).finish is not Policy.finish
+    return per_token * ((2 + deciding) * widest + (1 + deciding) * chunk + policy.waiting(geometry) * (2 * widest + chunk))
 
 
 def plan(wanted: Wanted, roles: Roles | None = None) -> Plan:
@@ -185,7 +194,7 @@ def plan(wanted: Wanted, roles: Roles | None = None) -> Plan:
         text = 2 * net.layers * net.text_len * net.dim * item
         chunk = per_token * chunk_tokens * geometry.heads * geometry.layers
         lanes.append(LanePlan(policies.spelling(policy), kept * per_token, chunk, text))
-        commit = max(commit, committed(policy, lanes[-1]))
+        commit = max(commit, committed(policy, geometry, wanted.chunks, per_token))
     hidden = chunk_tokens * (10 * net.dim + 2 * net.ffn) * item + 3 * chunk_tokens * net.dim * 4
     joined = 2 * (widest + chunk_tokens) * net.dim * item
     drawing = DECODERS[wanted.draws_with]

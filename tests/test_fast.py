@@ -206,6 +206,26 @@ def test_a_commit_leaves_what_was_read_before_as_it_was_unless_slots_are_fixed()
         assert (stream.cache.slots[0][0].both.data_ptr() == place) == fixed
 
 
+@TWO
+def test_a_clean_pass_that_fails_halfway_leaves_a_cache_that_refuses_to_be_used(text: str) -> None:
+    stream = fast_stream(tiny_spec(), text)
+    for _ in range(3):
+        stream.step()
+    cache, write = stream.cache, stream.cache.write
+
+    def failing(layer: int, k: torch.Tensor, v: torch.Tensor, q: torch.Tensor) -> None:
+        if layer == 2:
+            raise MemoryError("no memory is left")
+        write(layer, k, v, q)
+
+    cache.write = failing
+    with pytest.raises(MemoryError, match="no memory is left"):
+        stream.step()
+    assert cache.torn
+    with pytest.raises(RuntimeError, match="only some layers of this cache"):
+        stream.step()
+
+
 def test_the_room_behind_the_kept_tokens_is_allocated_and_not_counted_as_kept() -> None:
     spec = tiny_spec(steps=1)
     stream = fast_stream(spec, "forcing-kv")

@@ -47,18 +47,19 @@ def test_a_lanes_cache_at_its_fullest_is_the_most_a_stream_stores(lane: str) -> 
     assert kept_bytes(stream.cache, chunks - 1) <= fullest
 
 
-def test_a_commit_holds_a_second_copy_of_the_widest_lane_once() -> None:
-    """A frame is 2 (keys, values) x 4 bytes x 8 numbers x 3 heads x 3 layers x 12 tokens = 6912 bytes. full:21 keeps 18 frames, window:12:3
-    nine. forcing-kv, every head dynamic, keeps two frames in the first layer and three in the others, 8/3 on average; it decides when all
-    layers have written, so what it keeps is there twice more, and the chunk of three frames once."""
-    spec, frame = replace(tiny_spec(), codec="taehv"), 6912
+def test_a_commit_holds_one_layer_more_of_the_widest_lane_and_those_that_wait_for_a_decision() -> None:
+    """A frame is 2 (keys, values) x 4 bytes x 8 numbers x 3 heads x 12 tokens = 2304 bytes in a layer. full:21 keeps 18 frames, window:12:3
+    nine: a layer's are there twice more, and a chunk of three. forcing-kv, every head dynamic, keeps three frames in layers past the first:
+    they are there once more before it has chosen, with the chunk. Where the last of three layers decides, the one before it waits."""
+    spec, frame = replace(tiny_spec(), codec="taehv"), 2304
 
     def commit(*lanes: str) -> int:
         return planner.plan(Wanted(spec, tuple(parse(lane) for lane in lanes), itemsize=4)).commit_bytes
 
-    assert commit("full:21") == commit("full:21", "full:21") == commit("window:12:3", "full:21") == 18 * frame
-    assert commit("window:12:3") == 9 * frame
-    assert commit("forcing-kv") == 2 * (8 * frame // 3) + 3 * frame
+    assert commit("full:21") == commit("full:21", "full:21") == commit("window:12:3", "full:21") == (2 * 18 + 3) * frame
+    assert commit("window:12:3") == (2 * 9 + 3) * frame
+    assert commit("forcing-kv") == (3 * 3 + 2 * 3) * frame
+    assert commit("forcing-kv:similarity_layer=2") == (3 * 3 + 2 * 3 + 2 * 3 + 3) * frame
     one, two = (planner.plan(Wanted(spec, (parse("full:21"),) * lanes, itemsize=4)) for lanes in (1, 2))
     assert two.total - one.total == one.lanes[0].total
     assert one.total - one.commit_bytes == (one.weights_bytes + one.lanes[0].total + one.pass_bytes + one.decoder_bytes + one.device_bytes)
@@ -82,7 +83,11 @@ class Live(TorchDispatchMode):
         return out
 
 
-@pytest.mark.parametrize("lane", ["full:21", "window:12:3", "forcing-kv", "forcing-kv:dynamic=3,dynamic_recent=4,ratio=1"])
+LATE = "forcing-kv:similarity_layer=5"  # layers 1 to 4 wait for it
+WIDE = "forcing-kv:dynamic=3,dynamic_recent=4,ratio=1"
+
+
+@pytest.mark.parametrize("lane", ["full:21", "window:12:3", "forcing-kv", LATE, "forcing-kv:similarity=layer", WIDE, "painted"])
 def test_a_stream_never_holds_more_than_planned(lane: str) -> None:
     net = replace(SELF_FORCING.net, dim=384, heads=4, layers=6, ffn=1536, freq_dim=16, text_dim=12, text_len=6)
     spec = replace(SELF_FORCING, net=net, latent=(16, 16, 16), heads=None, schedule=replace(SELF_FORCING.schedule, steps=(1000,)))

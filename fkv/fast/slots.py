@@ -1,7 +1,8 @@
 """The cache of the fast path: what a group keeps lies in one buffer with room behind it for the chunk that is being drawn.
 
 A noisy pass writes its keys and values into that room and attends to the whole buffer, so that nothing is joined: [kept | current]. Keys
-carry their position, so their order does not matter. Policies decide as ever; what they decide on is moved into slots once per chunk.
+carry their position, so their order does not matter. Policies decide as ever; what they decide on is moved into slots once per chunk, layer
+by layer: at once where a policy is done with a layer, so that a clean pass needs room for one more layer and not for a second cache.
 """
 
 from __future__ import annotations
@@ -72,6 +73,7 @@ class SlotCache(KVCache):
 
     def rooms(self, layer: int, tokens: int) -> Sequence[Slot] | None:
         """The slots in which a pass of `tokens` tokens finds all it attends to; None where it must ask `read` instead."""
+        self.check_whole()
         slots = self.slots[layer]
         if not self._plain or any(slot.both.shape[3] - slot.kept < tokens for slot in slots):
             return None
@@ -94,22 +96,34 @@ class SlotCache(KVCache):
             self._places[slot.members] = nobody.index_copy_(0, slot.heads, numbers)
         return self._places[slot.members]
 
+    def write(self, layer: int, k: Tensor, v: Tensor, q: Tensor) -> None:
+        super().write(layer, k, v, q)
+        if self.policy.final(self._written[layer]):
+            self.torn = True
+            self._settle(layer, self._written.pop(layer))
+            self._written[layer] = self.layers[layer]
+
     def settled(self, layers: list[list[HeadGroup]]) -> list[list[HeadGroup]]:
-        """Moves every group into a slot, layer by layer, so that at most one layer is held three times."""
+        """Moves every group that is not in a slot yet into one, layer by layer, so that at most one layer is held three times."""
         for layer in range(len(layers)):
             groups, layers[layer] = layers[layer], []
-            old = self.slots[layer]
-            before = {slot.members: slot for slot in old} if self.fixed else {}
-            self.layers[layer], self.slots[layer] = [], []
-            for group in groups:
-                slot = self._slot(group, before.get(group.members))
-                _move(group, slot)
-                k, v = slot.both.narrow(3, 0, slot.kept).unbind(0)
-                self.slots[layer].append(slot)
-                self.layers[layer].append(replace(group, heads=slot.heads, k=k, v=v))
-            if list(map(id, old)) != list(map(id, self.slots[layer])):
-                self.epoch = object()
+            if groups is not self.layers[layer]:
+                self._settle(layer, groups)
         return self.layers
+
+    def _settle(self, layer: int, groups: Sequence[HeadGroup]) -> None:
+        """Moves what a layer keeps from now on into slots, in place of what it kept."""
+        old = self.slots[layer]
+        before = {slot.members: slot for slot in old} if self.fixed else {}
+        self.layers[layer], self.slots[layer] = [], []
+        for group in groups:
+            slot = self._slot(group, before.get(group.members))
+            _move(group, slot)
+            k, v = slot.both.narrow(3, 0, slot.kept).unbind(0)
+            self.slots[layer].append(slot)
+            self.layers[layer].append(replace(group, heads=slot.heads, k=k, v=v))
+        if list(map(id, old)) != list(map(id, self.slots[layer])):
+            self.epoch = object()
 
     def _slot(self, group: HeadGroup, before: Slot | None) -> Slot:
         room = self.geometry.chunk * self.geometry.tokens

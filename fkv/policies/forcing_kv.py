@@ -15,6 +15,7 @@ frames where the model was trained without a window). All state belongs to the l
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -77,19 +78,30 @@ class ForcingKV(Policy):
 
     def update(self, layer: int, past: list[HeadGroup], new: HeadGroup, q: Tensor, commit: Commit) -> list[HeadGroup]:
         if any(group.name != "all" for group in past):
-            return [self._advance(group, new.pick(group.members, group.heads, group.name), commit.geometry) for group in past]
-        return [self._slide([*past, new], max(self.static_recent, self.dynamic_recent), commit.geometry)]
+            groups = [self._advance(group, new.pick(group.members, group.heads, group.name), commit.geometry) for group in past]
+        else:
+            groups = [self._slide([*past, new], max(self.static_recent, self.dynamic_recent), commit.geometry)]
+            if layer and (commit.recache or commit.chunk >= self.start_chunk):
+                groups = self._part(layer, groups[0], commit.geometry)
+        if self.similarity == "layer" or layer >= self.similarity_layer:
+            return [self._closed(layer, group, commit) for group in groups]
+        return groups
 
     def finish(self, layers: list[list[HeadGroup]], commit: Commit) -> list[list[HeadGroup]]:
-        chosen = self._choose({layer: group for layer, groups in enumerate(layers) for group in groups if group.has("open")}, commit)
+        open = [layer for layer, groups in enumerate(layers) if not self.final(groups)]
+        for layer in reversed(open):  # where none from `similarity_layer` on was open, the last one decides
+            layers[layer] = [self._closed(layer, group, commit) for group in layers[layer]]
+        return layers
 
-        def settled(layer: int, group: HeadGroup) -> HeadGroup:
-            return self._settle(group, chosen[layer], commit.geometry) if group.has("open") else group
+    def final(self, groups: list[HeadGroup]) -> bool:
+        return not any(group.has("open") for group in groups)
 
-        layers = [[settled(layer, group) for group in groups] for layer, groups in enumerate(layers)]
-        if not commit.recache and commit.chunk < self.start_chunk:
-            return layers
-        return [groups if layer == 0 else self._part(layer, groups, commit.geometry) for layer, groups in enumerate(layers)]
+    def waiting(self, geometry: Geometry) -> int:
+        if self.similarity == "layer":
+            return 0
+        parted = [layer for layer in range(1, geometry.layers) if len((self.roles or ())[layer]) < geometry.heads]
+        early = [layer for layer in parted if layer < self.similarity_layer]
+        return len(early)
 
     def replay(self, frames: int) -> int:
         wanted = max(self.static_recent, self.dynamic_recent, self.dynamic, self.sink, 1)
@@ -142,27 +154,22 @@ class ForcingKV(Policy):
         ]
         return cut([group, new], runs)
 
-    def _choose(self, open: dict[int, HeadGroup], commit: Commit) -> dict[int, Tensor]:
-        """For every open layer the kept segments, ascending, numbered frame * segments + segment over its candidate frames."""
-        if not open:
-            return {}
-        similar = {layer: self._similarity(open[layer], commit.geometry) for layer in self._deciding(list(open))}
-        least = {layer: self.least(scores) for layer, scores in similar.items()}
-        chosen = {layer: least[layer] if layer in least else next(iter(least.values())) for layer in open}
-        some, segments = next(iter(similar.values())), next(iter(chosen.values()))
-        commit.shared["scores"] = torch.full((commit.geometry.layers, *some.shape), torch.nan, device=some.device)
-        commit.shared["segments"] = torch.full((commit.geometry.layers, *segments.shape), -1, device=some.device)
-        for layer, indices in chosen.items():
-            commit.shared["segments"][layer] = indices
-            if layer in similar:
-                commit.shared["scores"][layer] = similar[layer]
-        return chosen
+    def _closed(self, layer: int, group: HeadGroup, commit: Commit) -> HeadGroup:
+        """A group that is not open any more: it keeps the segments its own layer chooses, or those the first to choose chose for all."""
+        if not group.has("open"):
+            return group
+        if self.similarity == "layer" or "chosen" not in commit.shared:
+            scores = self._similarity(group, commit.geometry)
+            commit.shared["chosen"] = self.least(scores)
+            self._noted(layer, "scores", scores, math.nan, commit)
+        self._noted(layer, "segments", commit.shared["chosen"], -1, commit)
+        return self._settle(group, commit.shared["chosen"], commit.geometry)
 
-    def _deciding(self, layers: list[int]) -> list[int]:
-        """The layers whose keys are compared: all, or the first from `similarity_layer` on (where none follows, the last)."""
-        if self.similarity == "layer":
-            return layers
-        return [next((layer for layer in layers if layer >= self.similarity_layer), layers[-1])]
+    def _noted(self, layer: int, name: str, values: Tensor, blank: float, commit: Commit) -> None:
+        """Leaves a layer's values in the commit, in a table of all layers; `blank` where a layer has none."""
+        if name not in commit.shared:
+            commit.shared[name] = values.new_full((commit.geometry.layers, *values.shape), blank)
+        commit.shared[name][layer] = values
 
     def _similarity(self, group: HeadGroup, geometry: Geometry) -> Tensor:
         """Mean cosine [candidates, segments] between each candidate frame's keys and the next frame's, in float32."""
@@ -199,11 +206,9 @@ class ForcingKV(Policy):
         k, v, pos = group.k.index_select(2, index), group.v.index_select(2, index), group.pos.index_select(0, index)
         return replace(group, k=k, v=v, pos=pos, runs=(("sink", sink), ("dynamic", older + len(picked)), ("recent", recent)))
 
-    def _part(self, layer: int, groups: list[HeadGroup], geometry: Geometry) -> list[HeadGroup]:
-        """Static and dynamic groups cut out of a layer's one group; groups already parted stay."""
-        if groups[0].name != "all":
-            return groups
-        everyone, recent = groups[0], {"static": self.static_recent, "dynamic": self.dynamic_recent}
+    def _part(self, layer: int, everyone: HeadGroup, geometry: Geometry) -> list[HeadGroup]:
+        """Static and dynamic groups cut out of a layer's one group."""
+        recent = {"static": self.static_recent, "dynamic": self.dynamic_recent}
         parted = []
         for name, members in self.classes(layer, geometry.heads):
             heads = torch.tensor(members, device=everyone.k.device)
