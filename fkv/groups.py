@@ -19,7 +19,8 @@ class HeadGroup:
     """Heads of one layer that keep the same number of tokens.
 
     `runs` names consecutive stretches of the kept tokens, for instance (("sink", 40), ("recent", 80)); a policy finds its parts by it,
-    and a view its legend. `members` is `heads` as plain numbers, so that nobody has to read them back from a device.
+    and a view its legend. `members` is `heads` as plain numbers, so that nobody has to read them back from a device; for the same reason a
+    policy that turns keys in time notes in `end` the frame after the newest.
     """
 
     heads: Tensor  # [h] model head numbers
@@ -29,6 +30,7 @@ class HeadGroup:
     name: str = "all"
     runs: tuple[tuple[str, int], ...] = ()
     members: tuple[int, ...] = ()
+    end: int = 0
 
     def __post_init__(self) -> None:
         if not self.members:

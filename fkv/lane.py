@@ -129,15 +129,21 @@ class LaneRun:
         return sum(sum(laps) for laps in self.watch.laps.values()) - before
 
     def step(self, probe: Timed | None = None) -> Frames:
-        """Generates, decodes and encodes the next chunk."""
+        """Generates, decodes and encodes the next chunk. Its noise, which lanes share, is drawn before the time begins."""
+        self.stream.draw()
         self.watch.last = self.watch.now()
         chunk = self.stream.step(probe)
         self.held = held(self.stream.cache)
-        made = self.deliver(chunk.latents, self.stream.commit)
+        made = self.deliver(chunk.latents, self._commit)
         start, self.pixel_frames = self.pixel_frames, self.pixel_frames + len(made.pixels)
         label, spelling = policies.label(self.policy), policies.spelling(self.policy)
         told = Frames(self.name, chunk.index, start, chunk.start, made.pixels, made.jpeg, label, spelling)
         return replace(told, latents=self._copied(chunk.latents)) if self.latents else told
+
+    def _commit(self) -> None:
+        """Runs the clean pass, and draws the next chunk's noise while the device is at it."""
+        self.stream.commit()
+        self.stream.draw()
 
     def _copied(self, latents: Tensor) -> np.ndarray:
         """A chunk's latents on the host; the time belongs to no phase."""

@@ -4,23 +4,21 @@ With n noise levels a window holds n chunks, the oldest at the lowest level. One
 finished and leaves, its clean pass writes the cache, and a chunk of pure noise joins at the other end. The video begins with n - 1 shorter
 windows. Differs from the release in three ways that change no picture: the clean passes of the first n - 1 windows, which nobody reads, are
 not run; the video has no planned end, so the window never shrinks; the anchor is turned from where it was to where it is wanted, instead of
-being kept unturned.
+being kept unturned (see `fkv.policies.anchored`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from fkv import rope
-from fkv.cache import Commit, HeadGroup, KVCache, Policy, cut, ends, merge, parameter
-from fkv.policies import parse
-from fkv.spec import Geometry, ModelSpec, Schedule
+from fkv.cache import KVCache, Policy
+from fkv.policies.anchored import as_sampled
+from fkv.spec import ModelSpec, Schedule
 from fkv.stream import Chunk, Stream, cleaned, noised
 from fkv.wan import Probe
 
@@ -49,85 +47,6 @@ def clock(schedule: Schedule, window: Window, chunk: int) -> tuple[float, ...]:
     return tuple(steps[level] for level in window.levels for _ in range(chunk))
 
 
-@dataclass(frozen=True)
-class Anchored(Policy):
-    """The cache Rolling Forcing was trained with: the first frames of the video, seen right before the newest ones.
-
-    A joint pass of f frames attends to `frames` in all: itself, the anchor turned to stand just before the working frames, and
-    frames - f - anchor working frames. The clean pass of one chunk sees the newest frames where they are, the anchor only while it is one
-    of them.
-    """
-
-    name: ClassVar[str] = ""
-    title: ClassVar[str] = "Anchor and newest"
-    summary: ClassVar[str] = "The first frames, seen right before the newest ones, and the newest ones."
-
-    anchor: int = parameter(3, "Anchor", "First frames of the video, kept for ever", minimum=1, maximum=21)
-    frames: int = parameter(21, "Frames", "Frames a pass attends to, its own included", minimum=1, maximum=4096)
-    joint: int = parameter(15, "Joint", "Frames of a joint pass", minimum=1, maximum=4096)
-
-    @property
-    def label(self) -> str:
-        return f"Anchor of {self.anchor}, {self.frames} frames in all"
-
-    @property
-    def anchors(self) -> int:
-        return self.anchor
-
-    def check(self, geometry: Geometry) -> None:
-        super().check(geometry)
-        if self.joint + self.anchor > self.frames:
-            cure = f"use frames >= {self.joint + self.anchor}"
-            raise ValueError(
-                f"anchored: {self.frames} frames leave no room for {self.joint} joint ones and an anchor of {self.anchor}; {cure}"
-            )
-
-    def update(self, layer: int, past: list[HeadGroup], new: HeadGroup, q: Tensor, commit: Commit) -> list[HeadGroup]:
-        size = commit.geometry.tokens
-        return [ends([*past, new], self.anchor * size, (self.frames - commit.geometry.chunk) * size)]
-
-    def load(self, layer: int, past: list[HeadGroup], q: Tensor, frames: int) -> list[HeadGroup]:
-        if not past or not past[0].has("sink"):
-            return past
-        group, size = past[0], q.shape[2] // frames
-        (_, sink), (_, end) = group.span("sink"), group.span("recent")
-        if frames < self.joint:
-            room = (self.frames - frames) * size
-            return [group] if end <= room else [cut([group], [("recent", [(end - room, end)])])]
-        working = min((self.frames - frames) * size - sink, end - sink)
-        seen = cut([group], [("sink", [(0, sink)]), ("recent", [(end - working, end)])])
-        start = int(self._next(group) - working // size - sink // size)
-        return [moved(seen, sink, start)]
-
-    def replay(self, frames: int) -> int:
-        return min(frames, self.frames - self.anchor)
-
-    def retain(self, layer: int, past: list[HeadGroup], start: int) -> list[HeadGroup]:
-        return [merge(past, "sink")] if past else []
-
-    def expected(self, layer: int, chunks: int, geometry: Geometry, recached: int = 0) -> list[tuple[int, int]]:
-        frames = chunks * geometry.chunk
-        sink = min(self.anchor, frames)
-        return [(geometry.heads, (sink + min(self.frames - geometry.chunk, frames - sink)) * geometry.tokens)] if chunks else []
-
-    @staticmethod
-    def _next(group: HeadGroup) -> int:
-        """The frame after the newest kept one."""
-        return int(group.pos[-1, 0]) + 1
-
-
-def moved(group: HeadGroup, tokens: int, start: int) -> HeadGroup:
-    """A group whose first `tokens` are turned in time so that they begin at frame `start`."""
-    shift = start - int(group.pos[0, 0])
-    if not shift or not tokens:
-        return group
-    angle = rope.rotation(torch.tensor([[shift, 0, 0]], device=group.k.device), group.k.shape[-1])
-    k, pos = group.k.clone(), group.pos.clone()
-    k[:, :, :tokens] = rope.rotate(k[:, :, :tokens], angle)
-    pos[:tokens, 0] += shift
-    return replace(group, k=k, pos=pos)
-
-
 class RollingStream(Stream):
     """A rollout with the joint window. `step` runs as many passes as it takes to finish one more chunk: at first one per noise level, then
     one."""
@@ -140,6 +59,10 @@ class RollingStream(Stream):
     def _joint(self) -> list[Tensor]:
         """The chunks of the window, each at its noise level."""
         return []
+
+    def draw(self) -> None:
+        """Draws the noise of the chunk that joins the window next, for a source that remembers it."""
+        self.noise(self.chunks + len(self._timesteps) - 1 if self._joint else 0)
 
     @torch.inference_mode()
     def step(self, probe: Probe | None = None) -> Chunk:
@@ -154,14 +77,14 @@ class RollingStream(Stream):
 
     def _new_cache(self, policy: Policy) -> KVCache:
         """The cache of a policy, where "full" with the trained number of frames means the trained cache, which is anchored."""
-        return super()._new_cache(trained(self.spec) if policy == parse(f"full:{self.spec.window}") else policy)
+        return super()._new_cache(as_sampled(self.spec, policy))
 
     def _pass(self, window: Window, probe: Probe | None) -> Tensor:
         """One joint pass; gives the first chunk's x0 and leaves every unfinished chunk at its next level."""
         size = self.spec.chunk
         self._joint.append(self.noise(window.last)[0])
         x = torch.cat(self._joint, dim=1)
-        t = torch.tensor(clock(self.spec.schedule, window, size), device=x.device).expand(x.shape[0], -1)
+        t = torch.cat([torch.full((x.shape[0], 1), each, device=x.device) for each in clock(self.spec.schedule, window, size)], dim=1)
         out = self.model(x, t, self._text, self.cache, window.first * size, probe)
         sigmas = [self._sigmas[level] for level in window.levels]
         parts = [cleaned(*pair) for pair in zip(x.split(size, dim=1), out.split(size, dim=1), sigmas)]
@@ -179,11 +102,6 @@ class RollingStream(Stream):
     def _fresh(self, chunk: int, level: int) -> Tensor:
         """The noise a chunk meets on its way from a level to the next."""
         return self.noise(chunk)[1][level]
-
-
-def trained(spec: ModelSpec) -> Policy:
-    """The cache a rolling model was trained with."""
-    return Anchored(anchor=spec.chunk, frames=spec.window, joint=spec.chunk * len(spec.schedule.steps))
 
 
 def stream_class(spec: ModelSpec) -> type[Stream]:

@@ -29,7 +29,7 @@ from fkv.looking import Looks
 from fkv.measuring import Measuring
 from fkv.pairs import Pairs
 from fkv.policies import spelling
-from fkv.stream import seeded_noise
+from fkv.stream import Noise, seeded_noise
 from fkv.text import Prompt
 from fkv.wishes import check_head, moved, named, policy_of, profile_of, received, roles_of, wish
 
@@ -59,6 +59,7 @@ class Session:
         self._policies = {lane: policy_of(engine, settings, lane) for lane in LANES}
         self._asked = {lane: wish(settings, lane) for lane in LANES}
         self._asked_prompt, self._seed = settings.prompt, settings.seed
+        self._noise = noise_of(engine, settings.seed)
         check_head(engine, settings)
 
     @property
@@ -119,10 +120,9 @@ class Session:
 
     def _begin(self) -> Iterator[Notice]:
         """Both lanes, on noise that follows the session's seed."""
-        spec, device, dtype = self.engine.spec, self.engine.device, self.engine.dtype
 
         def noise(chunk: int) -> tuple[Tensor, list[Tensor]]:
-            return seeded_noise(self._seed, spec, 1, device, dtype)(chunk)
+            return self._noise(chunk)
 
         for lane in LANES:
             try:
@@ -157,7 +157,7 @@ class Session:
                 self._prompt = prompt
                 yield from (Notice("info", None, self._chunk, note) for note in prompt.notes if reworded)
         if settings.seed != self._seed:
-            self._seed = settings.seed
+            self._seed, self._noise = settings.seed, noise_of(self.engine, settings.seed)
             self._waiting.pop("seed", None)
             yield Notice("parameter", None, self._chunk, f"New noise from seed {settings.seed}, in both lanes.", "applied")
         for lane in list(self._lanes):
@@ -258,6 +258,11 @@ class Session:
         else:
             why = f"Lane {lane} has ended: {sentence(error)}"
         return Notice("error", lane, self._chunk, f"{why} {rest}")
+
+
+def noise_of(engine: Engine, seed: int) -> Noise:
+    """A seed's noise for one video, in the engine's place and dtype."""
+    return seeded_noise(seed, engine.spec, 1, engine.device, engine.dtype)
 
 
 def prompt_of(engine: Engine, words: str, seed: int) -> Prompt:

@@ -145,6 +145,11 @@ class ModelSpec:
     note: str = ""
 
     @property
+    def frames_at_once(self) -> int:
+        """Latent frames of a noisy pass."""
+        return self.chunk * (len(self.schedule.steps) if self.schedule.sampler == "rolling" else 1)
+
+    @property
     def geometry(self) -> Geometry:
         _, rows, columns = self.latent
         _, down, across = self.net.patch

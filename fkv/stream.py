@@ -33,14 +33,22 @@ class Chunk:
 def seeded_noise(
     seed: int, spec: ModelSpec, batch: int = 1, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> Noise:
-    """Noise that depends on the seed and the chunk number only, so that lanes and devices share it. Drawn on the CPU in float32."""
-    fresh = len(spec.schedule.steps) - 1 if spec.schedule.sampler in ("renoise", "rolling") else 0
+    """Noise that depends on the seed and the chunk number only, so that lanes and devices share it. Drawn on the CPU in float32; that of
+    the newest chunks, as many as a pass works on and the next, is remembered, so that lanes with one source draw it once.
+    """
+    levels, rolling = len(spec.schedule.steps), spec.schedule.sampler == "rolling"
+    fresh = levels - 1 if rolling or spec.schedule.sampler == "renoise" else 0
+    drawn: dict[int, tuple[Tensor, list[Tensor]]] = {}
 
     def noise(chunk: int) -> tuple[Tensor, list[Tensor]]:
-        generator = torch.Generator().manual_seed((seed * 1_000_003 + chunk) % 2**63)
-        shape = (batch, spec.chunk, *spec.latent)
-        drawn = [sent(torch.randn(shape, generator=generator), torch.device(device)).to(dtype) for _ in range(1 + fresh)]
-        return drawn[0], drawn[1:]
+        if chunk not in drawn:
+            generator = torch.Generator().manual_seed((seed * 1_000_003 + chunk) % 2**63)
+            shape = (batch, spec.chunk, *spec.latent)
+            first, *rest = (sent(torch.randn(shape, generator=generator), torch.device(device)).to(dtype) for _ in range(1 + fresh))
+            while len(drawn) > (levels if rolling else 1):
+                del drawn[next(iter(drawn))]
+            drawn[chunk] = first, rest
+        return drawn[chunk]
 
     return noise
 
@@ -103,6 +111,10 @@ class Stream:
     def frames(self) -> int:
         """Latent frames made so far."""
         return self.chunks * self.spec.chunk
+
+    def draw(self) -> None:
+        """Draws the noise that the next step begins with, for a source that remembers it."""
+        self.noise(self.chunks)
 
     @torch.inference_mode()
     def step(self, probe: Probe | None = None) -> Chunk:

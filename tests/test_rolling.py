@@ -9,10 +9,13 @@ import pytest
 import torch
 
 from fkv import rope
+from fkv.fast import prepare
 from fkv.policies import parse
-from fkv.rolling import Anchored, RollingStream, clock, moved, stream_class, trained, windows
+from fkv.policies.anchored import Anchored, moved, trained
+from fkv.rolling import RollingStream, clock, stream_class, windows
 from fkv.spec import ROLLING_FORCING, ModelSpec, Schedule
 from fkv.stream import Stream, seeded_noise
+from tests.test_fast import WAITS, Operations
 from tests.tiny import kept_bytes, tiny_model, tiny_spec, tiny_text
 
 
@@ -91,6 +94,21 @@ def test_a_turned_anchor_is_the_anchor_rotated_for_its_new_place() -> None:
     turned = moved(replace(group, k=here, pos=places[0]), group.tokens, 40)
     torch.testing.assert_close(turned.k, there, atol=1e-5, rtol=0)
     assert torch.equal(turned.pos, places[1])
+
+
+def test_a_step_neither_waits_for_the_device_nor_draws_noise_but_of_the_chunk_that_joins() -> None:
+    spec = rolling_spec()
+    stream = RollingStream(prepare(tiny_model(spec)), spec, tiny_text(spec), parse("full:21"), seeded_noise(0, spec))
+    for _ in range(9):
+        stream.step()
+    with Operations() as seen:
+        stream.step()
+    assert not WAITS & set(seen.calls)
+    assert seen.calls["aten::randn"] == len(spec.schedule.steps)
+    stream.draw()
+    with Operations() as seen:
+        stream.step()
+    assert not seen.calls["aten::randn"]
 
 
 def test_with_one_noise_level_it_is_the_ordinary_rollout() -> None:

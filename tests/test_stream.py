@@ -26,6 +26,16 @@ def test_noise_depends_on_seed_and_chunk_only() -> None:
     assert seeded_noise(0, tiny_spec(steps=3, sampler="euler"))(0)[1] == []
 
 
+def test_lanes_with_one_source_share_the_noise_they_draw_and_old_noise_is_forgotten() -> None:
+    source = seeded_noise(0, tiny_spec())
+    first = source(4)[0]
+    assert source(5)[0] is not first
+    assert source(4)[0] is first
+    source(6)
+    assert source(4)[0] is not first
+    assert source(4)[0].equal(first)
+
+
 def test_noising_and_cleaning_undo_each_other() -> None:
     x0, noise = torch.randn(2, 1, 3, 4, 2, 2)
     x = noised(x0, noise, 0.7)

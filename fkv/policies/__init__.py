@@ -17,9 +17,9 @@ from fkv.cache import Policy
 def discover() -> dict[str, type[Policy]]:
     """Every policy by name, in alphabetical order of the files."""
     found: dict[str, type[Policy]] = {}
-    for module in sorted(pkgutil.iter_modules(__path__), key=lambda module: module.name):
-        for value in vars(importlib.import_module(f"{__name__}.{module.name}")).values():
-            if isinstance(value, type) and issubclass(value, Policy) and value.name:
+    for name in sorted(f"{__name__}.{module.name}" for module in pkgutil.iter_modules(__path__)):
+        for value in vars(importlib.import_module(name)).values():
+            if isinstance(value, type) and issubclass(value, Policy) and value.name and value.__module__ == name:
                 found[value.name] = value
     return found
 
