@@ -5,10 +5,10 @@ video costs none. `Beside` hands the latents to a second stream right after the 
 memory run; a thread waits for the copy and encodes; the denoiser goes on with the clean pass. What is not ready when that has ended is
 waited for, and only this wait is on the lane's timeline.
 
-Why it is waited for, and not left to run on into the turn of the next lane: frames are on their way as soon as they can be, a lane's turn
-ends with an idle device, and no lane's time holds another lane's decoder. What encoding takes beyond the clean pass is the price. Kernels
-of the decoder also take their share of the device from the clean pass, which measures that much longer; what is gained is all the time in
-which the device would have had nothing to do. Where phases are to be timed apart, a lane delivers in line on CUDA too.
+Pictures can be told while the clean pass still runs, a lane's numbers when it has ended. Why pictures are waited for, and not left to run
+on into the turn of the next lane: no lane's time holds another lane's decoder. What encoding takes beyond the clean pass is the price.
+Kernels of the decoder also take their share of the device from the clean pass, which measures that much longer; what is gained is all the
+time in which the device would have had nothing to do. Where phases are to be timed apart, a lane delivers in line on CUDA too.
 """
 
 from __future__ import annotations
@@ -31,16 +31,21 @@ Encode = Callable[[np.ndarray], bytes]
 
 @dataclass(frozen=True)
 class Pictures:
-    """A chunk's pixels, uint8 RGB [n, H, W, 3], and what `encode` made of them (None without one)."""
+    """A chunk's pixels, uint8 RGB [n, H, W, 3], what `encode` made of them (None without one), and, where they were asked for, its clean
+    latents, float32 [f, c, rows, columns].
+    """
 
     pixels: np.ndarray
     jpeg: bytes | None
+    latents: np.ndarray | None = None
 
 
 class Delivery(Protocol):
-    """Turns a chunk's latents [1, f, c, rows, columns] into pictures. `commit` runs the chunk's clean pass and may be run meanwhile."""
+    """Turns a chunk's latents [1, f, c, rows, columns] into pictures. `commit` runs the chunk's clean pass and may be run meanwhile; with
+    `keep` the latents are given too, in a time that belongs to no phase.
+    """
 
-    def __call__(self, latents: Tensor, commit: Callable[[], None]) -> Pictures: ...
+    def __call__(self, latents: Tensor, commit: Callable[[], None], *, keep: bool = False) -> Pictures: ...
 
 
 class Side(Protocol):
@@ -50,8 +55,8 @@ class Side(Protocol):
         """What is asked of the device inside runs there, once `given` and everything asked before is done."""
         ...
 
-    def fetch(self, pixels: Tensor) -> tuple[Tensor, Moment]:
-        """Starts a copy to the host; gives it, and the moment from which it holds the pixels."""
+    def fetch(self, made: Tensor) -> tuple[Tensor, Moment]:
+        """Starts a copy to the host; gives it, and the moment from which it holds what was made."""
         ...
 
 
@@ -68,9 +73,9 @@ class CudaSide:
         with torch.cuda.stream(self.stream):
             yield
 
-    def fetch(self, pixels: Tensor) -> tuple[Tensor, Moment]:
-        host = torch.empty(pixels.shape, dtype=pixels.dtype, pin_memory=True)
-        host.copy_(pixels, non_blocking=True)
+    def fetch(self, made: Tensor) -> tuple[Tensor, Moment]:
+        host = torch.empty(made.shape, dtype=made.dtype, pin_memory=True)
+        host.copy_(made, non_blocking=True)
         ready = torch.cuda.Event(enable_timing=True, blocking=True)
         ready.record(self.stream)
         return host, ready
@@ -87,12 +92,15 @@ class InLine:
     def __init__(self, decoder: Decoder, encode: Encode | None, watch: Stopwatch) -> None:
         self.decoder, self.encode, self.watch = decoder, encode, watch
 
-    def __call__(self, latents: Tensor, commit: Callable[[], None]) -> Pictures:
+    def __call__(self, latents: Tensor, commit: Callable[[], None], *, keep: bool = False) -> Pictures:
         pixels = self.decoder.decode(latents)[0].cpu().numpy()
         self.watch.mark("decode")
         jpeg = self.encode(pixels) if self.encode else None
         self.watch.mark("encode")
-        return Pictures(pixels, jpeg)
+        if not keep:
+            return Pictures(pixels, jpeg)
+        with self.watch.aside("probe"):
+            return Pictures(pixels, jpeg, latents[0].float().cpu().numpy())
 
 
 class Errand(threading.Thread):
@@ -125,11 +133,12 @@ class Beside:
     def __init__(self, decoder: Decoder, encode: Encode | None, watch: Stopwatch, side: Side) -> None:
         self.decoder, self.encode, self.watch, self.side = decoder, encode, watch, side
 
-    def __call__(self, latents: Tensor, commit: Callable[[], None]) -> Pictures:
+    def __call__(self, latents: Tensor, commit: Callable[[], None], *, keep: bool = False) -> Pictures:
         with self.side.after(latents):
             began = self.watch.now()
             host, ready = self.side.fetch(self.decoder.decode(latents)[0])
-        errand = Errand(lambda: self._encoded(host, ready))
+            kept = self.side.fetch(latents[0].float()) if keep else None
+        errand = Errand(lambda: self._encoded(host, ready, kept))
         errand.start()
         try:
             commit()
@@ -141,13 +150,17 @@ class Beside:
         self.watch.mark("wait")
         return made
 
-    def _encoded(self, host: Tensor, ready: Moment) -> tuple[Pictures, Instant, Instant]:
+    def _encoded(self, host: Tensor, ready: Moment, kept: tuple[Tensor, Moment] | None) -> tuple[Pictures, Instant, Instant]:
         """Pictures in ordinary memory, pinned memory being scarce, and when that began and ended."""
         ready.synchronize()
         began = Instant(self.watch.clock())
         pixels = host.numpy().copy()
         jpeg = self.encode(pixels) if self.encode else None
-        return Pictures(pixels, jpeg), began, Instant(self.watch.clock())
+        ended = Instant(self.watch.clock())
+        if kept is None:
+            return Pictures(pixels, jpeg), began, ended
+        kept[1].synchronize()
+        return Pictures(pixels, jpeg, kept[0].numpy().copy()), began, ended
 
 
 def delivery(decoder: Decoder, encode: Encode | None, watch: Stopwatch, side: Side | None) -> Delivery:

@@ -8,7 +8,6 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -134,21 +133,15 @@ class LaneRun:
         self.watch.last = self.watch.now()
         chunk = self.stream.step(probe)
         self.held = held(self.stream.cache)
-        made = self.deliver(chunk.latents, self._commit)
+        made = self.deliver(chunk.latents, self._commit, keep=self.latents)
         start, self.pixel_frames = self.pixel_frames, self.pixel_frames + len(made.pixels)
         label, spelling = policies.label(self.policy), policies.spelling(self.policy)
-        told = Frames(self.name, chunk.index, start, chunk.start, made.pixels, made.jpeg, label, spelling)
-        return replace(told, latents=self._copied(chunk.latents)) if self.latents else told
+        return Frames(self.name, chunk.index, start, chunk.start, made.pixels, made.jpeg, label, spelling, made.latents)
 
     def _commit(self) -> None:
         """Runs the clean pass, and draws the next chunk's noise while the device is at it."""
         self.stream.commit()
         self.stream.draw()
-
-    def _copied(self, latents: Tensor) -> np.ndarray:
-        """A chunk's latents on the host; the time belongs to no phase."""
-        with self.watch.aside("probe"):
-            return latents[0].float().cpu().numpy()
 
     def sample(self, frames: Frames, probe_share: float) -> Sample:
         """Measurements of the step that gave `frames`. The stopwatch begins again."""

@@ -11,10 +11,10 @@ import threading
 import time
 import traceback
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
 from dataclasses import fields, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ from torch import Tensor
 from fkv.cache import Policy, Roles
 from fkv.delivery import Encode
 from fkv.engine import Engine, model_facts, profile_facts, relief
-from fkv.events import Done, Event, Frames, Notice, Sample, Settings, Start, Tick, sentence
+from fkv.events import Done, Event, Frames, Notice, Residency, Sample, Settings, Start, Tick, sentence
 from fkv.findings import LANES, Classes, Lane
 from fkv.lane import LaneRun, out_of_memory
 from fkv.looking import Looks
@@ -34,6 +34,7 @@ from fkv.text import Prompt
 from fkv.wishes import check_head, moved, named, policy_of, profile_of, received, roles_of, wish
 
 PAUSE_SECONDS = 0.5
+Made = TypeVar("Made")
 
 
 class Session:
@@ -220,21 +221,15 @@ class Session:
         measuring = self._measuring
         measuring.begin(self._chunk, settings)
         for lane in list(self._lanes):
-            run, residency = self._lanes[lane], None
-            try:
-                with self.engine.lock:
-                    frames = run.step(measuring.probe(run))
-                    if not settings.benchmark:
-                        with run.watch.aside("probe"):
-                            residency = run.residency(frames, settings.layer)
-                        measuring.read(run.watch.laps["probe"][-1])
-                    sample = run.sample(frames, measuring.governor.share)
-            except Exception as error:
-                del run
-                yield self._lose(lane, error)
+            frames = yield from self._held(lane, lambda run: run.step(measuring.probe(run)))
+            if frames is None:
                 continue
-            made[lane] = (frames, sample)
-            yield from (event for event in (frames, sample, residency) if event is not None)
+            yield frames  # which may be while its clean pass still runs
+            measured = yield from self._held(lane, lambda run, frames=frames: self._measured(run, frames, settings))
+            if measured is None:
+                continue
+            made[lane] = (frames, measured[0])
+            yield from (event for event in measured if event is not None)
             yield from self._heard()
             if self._stopped.is_set():
                 return
@@ -243,6 +238,24 @@ class Session:
         yield from told
         if len(made) == len(LANES):
             yield self._pairs.add(made["A"], made["B"])
+
+    def _measured(self, run: LaneRun, frames: Frames, settings: Settings) -> tuple[Sample, Residency | None]:
+        """What is told of a chunk beside its frames; waits for its clean pass."""
+        residency = None
+        if not settings.benchmark:
+            with run.watch.aside("probe"):
+                residency = run.residency(frames, settings.layer)
+            self._measuring.read(run.watch.laps["probe"][-1])
+        return run.sample(frames, self._measuring.governor.share), residency
+
+    def _held(self, lane: Lane, work: Callable[[LaneRun], Made]) -> Generator[Notice, None, Made | None]:
+        """What `work` gives of a lane while it holds the device; None where the lane is lost by it."""
+        try:
+            with self.engine.lock:
+                return work(self._lanes[lane])
+        except Exception as error:
+            yield self._lose(lane, error)
+            return None
 
     def _lose(self, lane: Lane, error: Exception) -> Notice:
         """Ends one lane, frees what it held, and says why."""

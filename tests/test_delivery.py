@@ -56,8 +56,8 @@ class StandIn:
         yield
         self.order.append("side ends")
 
-    def fetch(self, pixels: Tensor) -> tuple[Tensor, meter.Moment]:
-        return pixels.clone(), self.ready or meter.Stopwatch().now()
+    def fetch(self, made: Tensor) -> tuple[Tensor, meter.Moment]:
+        return made.clone(), self.ready or meter.Stopwatch().now()
 
 
 class Drawn:
@@ -116,6 +116,38 @@ def test_beside_its_clean_pass_a_lane_shows_and_tells_what_it_does_in_line_also_
         assert in_line.residency(one, 1) == beside.residency(two, 1), f"chunk {chunk}"
         assert untimed(in_line.sample(one, 0.0)) == untimed(beside.sample(two, 0.0)), f"chunk {chunk}"
         assert (in_line.stream._pending is None, beside.stream._pending is None) == (False, True)
+
+
+def test_frames_are_told_before_anything_waits_for_the_clean_pass_and_leave_the_device_to_others(
+    small: engine.Engine, aside: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = list[str]()
+    for name in ("residency", "sample"):
+        real = getattr(LaneRun, name)
+        monkeypatch.setattr(LaneRun, name, lambda run, *given, real=real, name=name: asked.append(name) or real(run, *given))
+    for event in Session(small, replace(SETTINGS, chunks=2), lambda pixels: b"jpeg").events():
+        if isinstance(event, Frames):
+            assert not asked
+            assert not small.lock.waiting
+        if isinstance(event, Sample):
+            assert asked == ["residency", "sample"]
+            asked.clear()
+    assert aside
+
+
+def test_latents_that_are_asked_for_come_with_the_pictures_and_cost_no_phase(small: engine.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    in_line = lane(small, "full:9", latents=True)
+    monkeypatch.setattr("fkv.lane.side_of", lambda device: StandIn())
+    beside, without = lane(small, "full:9", latents=True), lane(small, "full:9")
+    for _ in range(2):
+        one, two = in_line.step(), beside.step()
+        assert one.latents is not None
+        assert two.latents is not None
+        assert without.step().latents is None
+        assert (one.latents.shape, one.latents.dtype) == ((3, 24, 4, 6), np.float32)
+        assert np.array_equal(one.latents, two.latents)
+    assert len(in_line.watch.laps["probe"]) == 2
+    assert "probe" not in beside.watch.laps
 
 
 def test_on_a_cpu_a_lane_delivers_in_line_and_leaves_the_clean_pass_to_the_next_step(small: engine.Engine) -> None:
