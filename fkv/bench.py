@@ -23,6 +23,7 @@ from fkv.cache import Policy
 from fkv.engine import Engine, model_facts
 from fkv.events import Sample, Settings
 from fkv.fast import SlotCache
+from fkv.fast.fp8 import by_torchao
 from fkv.generate import row
 from fkv.lane import FIRST_CHUNKS, LaneRun
 from fkv.stream import seeded_noise
@@ -44,8 +45,9 @@ ABOUT = (
     "of the median. 'faster' is the first policy's time over this one's, paired chunk by chunk. End to end includes decoding and JPEG "
     "encoding, diffusion does not; where they run beside the clean pass, 'hidden' is what of their time cost none. Chunks count from 0. "
     "MFU is the operations of a chunk over its diffusion time, as a share of the best "
-    "matrix product measured on the device just then; least_ms is what operations and bytes would take at the device's best rates. Peak "
-    "memory is that of a process that runs one policy alone, on CUDA once the model is loaded."
+    "matrix product measured on the device just then (with FP8, projections as a share of the best one in FP8); least_ms is what "
+    "operations and bytes would take at the device's best rates. Peak memory is that of a process that runs one policy alone, on CUDA once "
+    "the model is loaded. 'load' is what the NVIDIA driver said each second while the chunks were made."
 )
 
 
@@ -83,19 +85,20 @@ def run(
     if settings.chunks < (least := least_chunks(lanes)):
         raise ValueError(f"{settings.chunks} chunks are all warm-up while caches fill; use --chunks {least} or more")
     samples: list[list[Sample]] = [[] for _ in lanes]
-    for chunk in over(range(settings.chunks)):
-        if stop():
-            break
-        for turn in range(len(lanes)):
-            place = (chunk + turn) % len(lanes)
-            with engine.lock:
-                frames = lanes[place].step()
-                samples[place].append(lanes[place].sample(frames, 0.0))
+    with machine.Load(engine.device) as load:
+        for chunk in over(range(settings.chunks)):
+            if stop():
+                break
+            for turn in range(len(lanes)):
+                place = (chunk + turn) % len(lanes)
+                with engine.lock:
+                    frames = lanes[place].step()
+                    samples[place].append(lanes[place].sample(frames, 0.0))
     peak = meter.peak_bytes(engine.device)
     rows = list(zip(*samples))
     with engine.lock:
         rates = measured(engine) if counted(rows) else None
-    found = {**report(engine, settings, kinds, rows, rates), "peak_bytes": peak}
+    found = {**report(engine, settings, kinds, rows, rates), "peak_bytes": peak, "load": load.told}
     for entry, lane in zip(found["policies"], lanes):
         entry["graphs"] = replays(lane)
     return found
@@ -125,8 +128,10 @@ def replays(lane: LaneRun) -> dict[str, Any] | None:
 
 
 def measured(engine: Engine) -> roofline.Rates:
-    """What the engine's device can do in the engine's dtype."""
-    return roofline.Rates(1e12 * doctor.matrix_rate(engine.device, engine.dtype), roofline.bandwidth(engine.device))
+    """What the engine's device can do in the engine's dtype, and in 8-bit floats where its projections are."""
+    place, quantised = (engine.device, engine.dtype), engine.model.fp8_error is not None
+    projections = doctor.matrix_rate(*place, quantise=by_torchao) if quantised else 0.0
+    return roofline.Rates(1e12 * doctor.matrix_rate(*place), roofline.bandwidth(engine.device), 1e12 * projections)
 
 
 def report(
@@ -198,7 +203,7 @@ def against(engine: Engine, policy: Policy, place: int, counted: Sequence[Sequen
     """One policy's counted chunks against what the device can do: operations a chunk, share of the best rate, least time."""
     own = [samples[place] for samples in counted]
     works = [roofline.work(engine.spec, policy, sample.chunk, engine.dtype.itemsize) for sample in own]
-    shares = [1000 * work.operations / sample.ms.diffusion / rates.operations for work, sample in zip(works, own)]
+    shares = [roofline.compute_ms(work, rates) / sample.ms.diffusion for work, sample in zip(works, own)]
     return {
         "operations": {**asdict(works[-1]), "all": works[-1].operations},
         "mfu": asdict(meter.spread(shares)),

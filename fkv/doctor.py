@@ -186,13 +186,15 @@ def speed(wanted: planner.Wanted, roles: Roles | None, device: torch.device) -> 
         yield True, f"speed {name}", f"{words}: {planner.pace(wanted.spec, most)}"
 
 
-def matrix_rate(device: torch.device, dtype: torch.dtype, side: int = 0) -> float:
-    """Tera floating-point operations per second of one matrix product, the best of five; on a CPU by the faster of two libraries."""
+def matrix_rate(device: torch.device, dtype: torch.dtype, side: int = 0, quantise: fp8.Quantise | None = None) -> float:
+    """Tera floating-point operations per second of one matrix product, the best of five; on a CPU by the faster of two libraries. With
+    `quantise` of a product by a weight so made, what is done to its other side included.
+    """
     side = side or (4096 if device.type == "cuda" else 1024)
     a = torch.randn(side, side, device=device, dtype=dtype)
-    own = products.Product(a, a[0])
+    own = products.Product(quantise(a) if quantise else a, a[0])
     ways = [own]
-    if device.type == "cpu" and dtype == torch.float32 and not products.refusal():
+    if device.type == "cpu" and dtype == torch.float32 and not quantise and not products.refusal():
         ways.append(replace(own, laid=products.laid_out(a, side)))
     watch, best = meter.Stopwatch(device), []
     for way in ways:

@@ -6,14 +6,17 @@ import platform
 import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from datetime import date
 from importlib import metadata
 from types import FrameType
+from typing import Any
 
 import torch
 
 from fkv.engine import ROOT, Engine, cores
+from fkv.meter import spread
 
 PUBLISHED = ("huggingface-hub", "transformers", "diffusers", "ftfy")  # imported for published models only
 PACKAGES = ("torch", "gradio", "plotly", "numpy", "safetensors", "pillow", "imageio-ffmpeg", "tqdm", *PUBLISHED)
@@ -54,19 +57,58 @@ def commit() -> str | None:
 
 
 NVIDIA = ("driver_version", "clocks.sm", "clocks.max.sm", "clocks.mem", "power.limit", "temperature.gpu")
+LOAD = ("clocks.sm", "power.draw", "temperature.gpu")
+
+
+def nvidia_smi(device: torch.device, fields: tuple[str, ...], *more: str) -> list[str]:
+    """The command that asks the NVIDIA driver about a device, values separated by commas."""
+    index = torch.cuda.current_device() if device.index is None else device.index
+    return ["nvidia-smi", f"--id={index}", f"--query-gpu={','.join(fields)}", *more]
 
 
 def clocks(device: torch.device) -> dict[str, str] | None:
     """What the NVIDIA driver says of a device now: driver, clocks, power limit, temperature; None where it cannot be asked."""
     if device.type != "cuda":
         return None
-    index = torch.cuda.current_device() if device.index is None else device.index
-    words = ["nvidia-smi", f"--id={index}", f"--query-gpu={','.join(NVIDIA)}", "--format=csv,noheader"]
+    words = nvidia_smi(device, NVIDIA, "--format=csv,noheader")
     try:
         told = subprocess.run(words, capture_output=True, text=True, timeout=10, check=True).stdout
     except (OSError, subprocess.SubprocessError):
         return None
     return dict(zip(NVIDIA, (part.strip() for part in told.split(","))))
+
+
+class Load:
+    """While it is open, the NVIDIA driver is asked each second how a CUDA device fares; `told` then has the spread of its SM clock (MHz),
+    power (W) and temperature (degrees Celsius). None before, on another device, and where the driver cannot be asked.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.told: dict[str, Any] | None = None
+        self._asking: subprocess.Popen[str] | None = None
+
+    def __enter__(self) -> Load:
+        if self.device.type == "cuda":
+            words = nvidia_smi(self.device, LOAD, "--format=csv,noheader,nounits", "--loop-ms=1000")
+            with suppress(OSError):
+                self._asking = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._asking is not None:
+            self._asking.terminate()
+            self.told = fared(self._asking.communicate()[0])
+
+
+def fared(text: str) -> dict[str, Any] | None:
+    """The spread of each value of `LOAD` over lines of them; None where no line has them all."""
+    rows = []
+    for line in text.splitlines():
+        with suppress(ValueError):
+            rows.append([float(part) for part in line.split(",")])
+    columns = list(zip(*(row for row in rows if len(row) == len(LOAD))))
+    return {name: asdict(spread(values)) for name, values in zip(LOAD, columns)} if columns else None
 
 
 def environment(engine: Engine) -> dict[str, object]:

@@ -34,10 +34,13 @@ class Work:
 
 @dataclass(frozen=True)
 class Rates:
-    """What a device does: operations per second of a large matrix product, bytes per second of a large copy, read and written."""
+    """What a device does: operations per second of a large matrix product, bytes per second of a large copy, read and written; and
+    operations per second where a model takes its projections in another format, 0 where it does not.
+    """
 
     operations: float
     bytes: float
+    projections: float = 0.0
 
 
 def work(spec: ModelSpec, policy: Policy, committed: int, itemsize: int, recached: int = 0) -> Work:
@@ -75,6 +78,12 @@ def bandwidth(device: torch.device) -> float:
     return 2 * 4 * size / (min(watch.laps["noisy"][1:]) / 1000)
 
 
+def compute_ms(work: Work, rates: Rates) -> float:
+    """The shortest time for the operations of a piece of work, each at the device's best rate for its format."""
+    attention = work.self_attention + work.cross_attention
+    return 1000 * (work.projections / (rates.projections or rates.operations) + attention / rates.operations)
+
+
 def least_ms(work: Work, rates: Rates) -> float:
     """The shortest time for a piece of work: operations at the device's best rate, then bytes at its best."""
-    return 1000 * (work.operations / rates.operations + work.bytes / rates.bytes)
+    return compute_ms(work, rates) + 1000 * work.bytes / rates.bytes

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from fkv import bench, engine, figures, meter, policies, roofline, spec
+from fkv import bench, doctor, engine, figures, machine, meter, policies, roofline, spec
 from fkv.__main__ import main, parser
 from fkv.attention import NAMES, Attention, Trial, disagreement, kernel, scaled_dot, tried
 from fkv.events import Settings
@@ -61,6 +62,40 @@ def test_a_window_may_be_written_by_its_frames_and_its_sink() -> None:
 def test_the_least_time_adds_operations_and_bytes_at_the_best_rates() -> None:
     work = roofline.Work(projections=2e12, self_attention=1e12, cross_attention=1e12, bytes=1e12)
     assert roofline.least_ms(work, roofline.Rates(operations=4e12, bytes=2e12)) == pytest.approx(1500)
+
+
+def test_projections_in_another_format_count_at_its_own_rate() -> None:
+    work = roofline.Work(projections=2e12, self_attention=1e12, cross_attention=1e12, bytes=1e12)
+    rates = roofline.Rates(operations=4e12, bytes=2e12, projections=8e12)
+    assert roofline.compute_ms(work, replace(rates, projections=0.0)) == pytest.approx(1000)
+    assert roofline.compute_ms(work, rates) == pytest.approx(750)
+    assert roofline.least_ms(work, rates) == pytest.approx(1250)
+
+
+def test_the_rate_of_a_product_is_that_of_the_weight_it_was_given() -> None:
+    made = []
+    assert doctor.matrix_rate(torch.device("cpu"), torch.float32, 64, lambda weight: made.append(weight.shape) or weight) > 0
+    assert made == [(64, 64)]
+
+
+def test_how_a_device_fares_is_asked_while_chunks_are_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = tmp_path / "nvidia-smi"
+    driver.write_text("#!/bin/sh\nprintf '1500, 400.5, 50\\n[N/A], 1, 1\\n1700, 500.5, 60\\n'\ntouch \"$0.told\"\nexec sleep 60\n")
+    driver.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    with machine.Load(torch.device("cuda:0")) as load:
+        until = time.monotonic() + 60
+        while not driver.with_name("nvidia-smi.told").exists() and time.monotonic() < until:
+            time.sleep(0.01)
+    assert {name: (values["median"], values["n"]) for name, values in (load.told or {}).items()} == {
+        "clocks.sm": (1600, 2), "power.draw": (450.5, 2), "temperature.gpu": (55, 2),
+    }  # fmt: skip
+    monkeypatch.setenv("PATH", "")
+    for device in ("cpu", "cuda:0"):
+        with machine.Load(torch.device(device)) as load:
+            pass
+        assert load.told is None
+    assert machine.fared("No devices were found") is None
 
 
 def test_a_bandwidth_is_a_believable_number() -> None:

@@ -28,7 +28,7 @@ def test_packages_of_published_models_are_marked_so_and_do_not_fail_where_absent
 
 def test_the_first_lane_planned_is_the_cache_a_model_was_trained_with(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = (POCKET, SELF_FORCING, LONGLIVE, ROLLING_FORCING)
-    assert [planner.trained(spec) for spec in rows] == ["full:21", "full:21", "window:12:3", "window:21:3"]
+    assert [planner.trained(spec) for spec in rows] == ["full:21", "full:21", "window:12:3", "full:21"]
     monkeypatch.setattr(doctor, "missing", lambda spec, count: iter(()))
     monkeypatch.setattr(doctor, "matrix_rate", lambda device, dtype: 600.0)
     said = {what: text for _, what, text in doctor.model(LONGLIVE, torch.device("cpu"))}
@@ -40,4 +40,4 @@ def test_the_plan_of_a_model_names_what_a_commit_holds_besides(monkeypatch: pyte
     monkeypatch.setattr(doctor, "missing", lambda spec, count: iter(()))
     monkeypatch.setattr(doctor, "matrix_rate", lambda device, dtype: 600.0)
     said = {what: text for _, what, text in doctor.model(SELF_FORCING, torch.device("cpu"))}
-    assert ", one commit 10.4 GB, decoder taehv " in said["estimate"]
+    assert ", one commit 747.6 MB, decoder taehv " in said["estimate"]
