@@ -16,6 +16,7 @@ from fkv.cache import Commit, KVCache, Policy
 from fkv.delivery import Encode, delivery, side_of
 from fkv.engine import Engine
 from fkv.events import Frames, Kept, Residency, Sample, Similarity
+from fkv.fast import SlotCache
 from fkv.findings import Lane
 from fkv.groups import HeadGroup
 from fkv.rolling import stream_class
@@ -112,7 +113,7 @@ class LaneRun:
         self.watch.mark("text")
         self.deliver = delivery(engine.codec.decoder(), encode, self.watch, None if in_line else side_of(engine.device))
         self.held = held(self.stream.cache)
-        self.pixel_frames = self.recached = 0
+        self.pixel_frames = self.recached = self.recorded = 0
         self.latents = latents
 
     @property
@@ -147,6 +148,7 @@ class LaneRun:
         """Measurements of the step that gave `frames`. The stopwatch begins again."""
         ms, spec = self.watch.phases(), self.engine.spec
         past, committed = self.past(), self.stream.chunks - 1
+        before, self.recorded = self.recorded, recordings_of(self.stream.cache)
         self.watch.start()
         return Sample(
             lane=self.name,
@@ -160,7 +162,7 @@ class LaneRun:
             bytes_allocated=self.held.allocated,
             bytes_expected=self.expected_bytes(committed),
             recached=0 < self.recached == committed,
-            warmup=frames.chunk < FIRST_CHUNKS or self.filling(committed, past),
+            warmup=frames.chunk < FIRST_CHUNKS or self.recorded != before or self.filling(committed, past),
             past=past,
             window=f"{spec.chunk} new frames, looking back on up to {past} kept ones",
             probe_share=probe_share,
@@ -194,6 +196,11 @@ class LaneRun:
         kept = tuple(kept_frames(group.name, len(group.members), group.pos, self.held, segments) for group in groups)
         current = tuple(range(frames.latent_start, frames.latent_start + chunk))
         return Residency(self.name, frames.chunk, layer, current, kept, similarity)
+
+
+def recordings_of(cache: KVCache) -> int:
+    """How many recordings of passes have been tried on a cache; 0 where none are made."""
+    return cache.recordings.fresh if isinstance(cache, SlotCache) and cache.recordings is not None else 0
 
 
 def kept_frames(name: str, heads: int, pos: Tensor, cache: KVCache | Held, segments: int) -> Kept:

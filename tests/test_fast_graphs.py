@@ -11,11 +11,15 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+from fkv import engine
 from fkv.fast import SlotCache, prepare
 from fkv.fast.graphs import Recorder, Recordings
 from fkv.fast.model import FastWan
+from fkv.lane import LaneRun
+from fkv.policies import parse
 from fkv.spec import ModelSpec
 from fkv.stream import Stream, seeded_noise
+from tests.small import SPEC
 from tests.test_fast import fast_stream
 from tests.tiny import tiny_model, tiny_policy, tiny_spec, tiny_text
 
@@ -92,6 +96,18 @@ def test_a_recorder_that_fails_or_lies_is_not_used_again_and_says_why() -> None:
             assert stream.step().latents.equal(plain.step().latents)
         assert recordings(stream).refused == reason
         assert recordings(stream).replayed == 0
+
+
+def test_a_chunk_in_which_passes_are_recorded_is_warm_up() -> None:
+    loaded = engine.load(SPEC, "cpu", random_weights=True)
+    loaded.model.recorder = lambda: tape
+    text, noise = loaded.text.encode("a red ball bouncing over green hills").embedding, seeded_noise(0, SPEC)
+    run, warm, made = LaneRun("A", loaded, text, parse("full:6"), noise), [], []
+    for _ in range(6):
+        warm.append(run.sample(run.step(), 0.0).warmup)
+        made.append(recordings(run.stream).fresh)
+    assert made == [0, 0, 2, 2, 2, 2]
+    assert warm == [True, True, True, False, False, False]
 
 
 def test_graphs_without_cuda_are_refused() -> None:

@@ -57,12 +57,13 @@ class Recording:
 
 @dataclass
 class Recordings:
-    """A lane's recordings by timestep and shape, as long as its slots and its prompt stay what they are."""
+    """A lane's recordings by timestep and shape, as long as its slots and its prompt stay what they are; `fresh` counts those tried."""
 
     recorder: Recorder
     made: dict[tuple[float, torch.Size], Recording | None] = field(default_factory=dict)
     places: tuple[object, ...] = ()
     replayed: int = 0
+    fresh: int = 0
     refused: str = ""
 
     def run(self, t: float, given: Given, places: tuple[object, ...], work: Work) -> Tensor:
@@ -81,6 +82,7 @@ class Recordings:
 
     def _record(self, key: tuple[float, torch.Size], given: Given, work: Work) -> Recording | None:
         """A recording that gives what the work gives; None, for good and with the reason, where there is none."""
+        self.fresh += 1
         wanted = work(*given)
         own = tuple(one.clone() for one in given)
         try:
