@@ -18,12 +18,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from fkv import doctor, machine, meter, policies, roofline
+from fkv import doctor, machine, meter, pieces, policies, roofline
 from fkv.cache import Policy
 from fkv.engine import Engine, model_facts
 from fkv.events import Sample, Settings
 from fkv.fast import SlotCache
-from fkv.fast.fp8 import by_torchao
 from fkv.generate import row
 from fkv.lane import FIRST_CHUNKS, LaneRun
 from fkv.stream import seeded_noise
@@ -70,9 +69,11 @@ def run(
     stop: Callable[[], bool] = lambda: False,
     *,
     in_line: bool = False,
+    apart: bool = False,
 ) -> dict[str, Any]:
     """Generates `settings.chunks` chunks under every policy and gives the report. `over` goes through the chunks, under a progress bar
-    for instance; `stop` is asked before each. With `in_line` nothing runs beside a clean pass, so that each phase is timed alone.
+    for instance; `stop` is asked before each. With `in_line` nothing runs beside a clean pass, so that each phase is timed alone; with
+    `apart` each piece of a pass is timed alone at the end.
 
     Raises ValueError, before the first chunk, for policies or a prompt that cannot run and for chunks that would all be warm-up.
     """
@@ -101,6 +102,9 @@ def run(
     found = {**report(engine, settings, kinds, rows, rates), "peak_bytes": peak, "load": load.told}
     for entry, lane in zip(found["policies"], lanes):
         entry["graphs"] = replays(lane)
+        if apart and rates is not None and not found["interrupted"]:
+            with engine.lock:
+                entry["pieces"] = pieces.measured(engine, lane, rates)
     return found
 
 
@@ -129,8 +133,8 @@ def replays(lane: LaneRun) -> dict[str, Any] | None:
 
 def measured(engine: Engine) -> roofline.Rates:
     """What the engine's device can do in the engine's dtype, and in 8-bit floats where its projections are."""
-    place, quantised = (engine.device, engine.dtype), engine.model.fp8_error is not None
-    projections = doctor.matrix_rate(*place, quantise=by_torchao) if quantised else 0.0
+    place, quantise = (engine.device, engine.dtype), engine.model.quantise
+    projections = doctor.matrix_rate(*place, quantise=quantise) if quantise else 0.0
     return roofline.Rates(1e12 * doctor.matrix_rate(*place), roofline.bandwidth(engine.device), 1e12 * projections)
 
 
@@ -270,7 +274,14 @@ def table(found: dict[str, Any]) -> str:
     error = found["model"].get("fp8_error")
     dtype = where["dtype"] + (f" with products in FP8 (relative error {100 * error:.1f} %)" if error is not None else "")
     about = f"{found['model']['title']}, {dtype}, {named(where)}, torch {where['torch']}, {tally(found)}, commit {where['commit']}."
-    return "\n".join([*lines, "", about])
+    return "\n".join([*lines, "", about, *in_pieces(found)])
+
+
+def in_pieces(found: dict[str, Any]) -> list[str]:
+    """The pieces of every policy that has been taken apart, as a table with a heading, against the noisy pass that was measured."""
+    apart = [entry for entry in found["policies"] if "pieces" in entry]
+    passes = [entry["ms"]["noisy"]["median"] / found["model"]["steps"] for entry in apart]
+    return [f"\n`{entry['policy']}`, a noisy pass in pieces:\n\n{pieces.table(entry['pieces'], ms)}" for entry, ms in zip(apart, passes)]
 
 
 def sentences(found: dict[str, Any]) -> str:
@@ -280,7 +291,8 @@ def sentences(found: dict[str, Any]) -> str:
         speed, size = entry["faster"]["end_to_end"], entry["bytes"]["stored"] / 1e6
         ratio = f"{speed['median']:.2f}x ({speed['low']:.2f} to {speed['high']:.2f})"
         lines.append(f"{entry['policy']}: {entry['fps_end_to_end']['median']:.1f} FPS end to end, {ratio}, {size:.2f} MB stored")
-    return "\n".join([*lines, f"{tally(found)}; ratios are paired with {found['policies'][0]['policy']}"])
+    lines.append(f"{tally(found)}; ratios are paired with {found['policies'][0]['policy']}")
+    return "\n".join([*lines, *in_pieces(found)])
 
 
 def tally(found: dict[str, Any]) -> str:

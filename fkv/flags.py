@@ -122,7 +122,7 @@ def parser() -> Parser:
 
     generate = add("generate", "generate one video in two lanes, side by side, and measure it")
     common(generate)
-    generate.add_argument("--left", default="full:21", help=f"policy of lane A (default: full:21), {POLICY}")
+    generate.add_argument("--left", help=f"policy of lane A (default: the cache the model was trained with), {POLICY}")
     generate.add_argument("--right", default="forcing-kv", help="policy of lane B (default: forcing-kv)")
     generate.add_argument("--prompt", default=PROMPT, help=f"what to show (default: {PROMPT})")
     generate.add_argument("--seed", type=whole, default=0, help="seed of the noise, the same in both lanes (default: 0)")
@@ -153,8 +153,7 @@ def parser() -> Parser:
     common(bench)
     bench.add_argument(
         "--policies",
-        default="full:21,forcing-kv",
-        help=f"policies separated by commas, the first is the baseline (default: full:21,forcing-kv); each {POLICY}",
+        help=f"policies separated by commas, the first is the baseline (default: as trained, and forcing-kv); each {POLICY}",
     )
     bench.add_argument("--chunks", type=count, default=24, help="chunks per policy, warm-up included (default: 24)")
     bench.add_argument("--prompt", default=PROMPT, help="what to show while timing")
@@ -163,6 +162,7 @@ def parser() -> Parser:
     bench.add_argument("--heads", type=readable, metavar="FILE", help=HEADS)
     bench.add_argument("--json", type=output, help="every measurement and the figures, with device, versions and commit")
     bench.add_argument("--in-line", action="store_true", help="decode and encode before the clean pass, not beside it: phases timed alone")
+    bench.add_argument("--pieces", action="store_true", help="also time each piece of a noisy pass alone, beside the device's best rate")
     bench.add_argument("--memory", action="store_true", help="also run each policy alone, in a fresh process, for its peak memory")
     bench.add_argument("--markdown", action="store_true", help="print the figures as a Markdown table, and write it beside --json")
 

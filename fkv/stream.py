@@ -101,7 +101,7 @@ class Stream:
         self.cache = self._new_cache(policy)
         self._opening: Tensor | None = None
         self._newest: Tensor | None = None
-        self._text = self._read(text)
+        self.text = self._read(text)
 
     @property
     def policy(self) -> Policy:
@@ -160,7 +160,7 @@ class Stream:
         if fresh is not None:
             self.cache = fresh
         if read is not None:
-            self._text = read
+            self.text = read
         if self._newest is None or self._opening is None:
             return
         start = self.frames - min(self.policy.replay(self.frames), self._newest.shape[1])
@@ -180,7 +180,7 @@ class Stream:
             return self.model.read_text(text)
 
     def _denoise(self, x: Tensor, t: float, sigma: float, probe: Probe | None) -> Tensor:
-        out = self.model(x, t, self._text, self.cache, self.frames, probe)
+        out = self.model(x, t, self.text, self.cache, self.frames, probe)
         x0 = cleaned(x, out, sigma) if self.spec.prediction == "flow" else out.to(x.dtype)
         if self.trace is not None:
             self.trace.append(("noisy", x0))
@@ -191,9 +191,9 @@ class Stream:
         phase, clock = "recache" if recache else "clean", self.spec.schedule.context
         with self.cache.committing(commit):
             if self.trace is None:
-                self.model.remember(latents, clock, self._text, self.cache, start)
+                self.model.remember(latents, clock, self.text, self.cache, start)
             else:
-                self.trace.append((phase, self.model(latents, clock, self._text, self.cache, start)))
+                self.trace.append((phase, self.model(latents, clock, self.text, self.cache, start)))
         self.mark(phase)
 
     def _remember(self, latents: Tensor) -> None:

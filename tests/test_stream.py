@@ -65,7 +65,7 @@ def steps_by_hand(stream: Stream, spec_steps: int) -> Tensor:
     x0 = x
     times = schedule.timesteps()
     for step, t in enumerate(times):
-        x0 = stream.model(x, torch.full((1, stream.spec.chunk), t), stream._text, stream.cache, 0)
+        x0 = stream.model(x, torch.full((1, stream.spec.chunk), t), stream.text, stream.cache, 0)
         if step + 1 < spec_steps:
             here, there = schedule.sigma(t), schedule.sigma(times[step + 1])
             x = (1 - there) * x0 + there / here * (x - (1 - here) * x0)

@@ -61,6 +61,7 @@ def prepare(
     """
     fast = _prepared(FastWan(model, attention), spec, graphs)
     if quantise is not None and spec is not None:
+        fast.quantise = quantise
         fast.fp8_error = fp8.quantised(fast, spec, quantise)
     return fast
 
@@ -98,6 +99,7 @@ class FastWan(CausalWan):
         self.attention = Attention(attention)
         self.kernels: Kernels | None = None
         self.unfused = self.no_onednn = ""
+        self.quantise: fp8.Quantise | None = None
         self.fp8_error: float | None = None  # relative, of one pass; None where products are not in FP8
         self.recorder: Callable[[], Recorder] | None = None
         self.parts = tuple(layer_of(block) for block in self.layers())

@@ -1,0 +1,173 @@
+"""`python -m fkv bench --pieces`: what a noisy pass is made of, each piece timed alone on the shapes that a lane has come to.
+
+A piece runs again and again on the same numbers, so it finds them in the device's caches and its kernels queued one behind the other: its
+time is the least that this engine needs for it. What the pieces of a pass leave unexplained of the time measured in the run is waiting for
+memory, and for whoever asks for the next piece.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fkv import meter, roofline
+from fkv.engine import Engine
+from fkv.fast import Slot, SlotCache, ops
+from fkv.lane import LaneRun
+from fkv.views import encode
+
+LAPS, LAP_MS, MOST = 7, 20.0, 200
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A piece of work that is done `calls` times in a noisy pass (0: once a chunk), with its operations each time."""
+
+    name: str
+    calls: int
+    operations: float
+    work: Callable[[], object]
+
+
+def measured(engine: Engine, lane: LaneRun, rates: roofline.Rates) -> list[dict[str, Any]]:
+    """Every piece of a lane: name, calls a pass, ms a call, operations a call and their share of the device's best rate (None where they
+    are not what takes the time). Hold the engine's lock.
+    """
+    found = []
+    with torch.inference_mode():
+        for piece in pieces(engine, lane):
+            ms = timed(piece.work, engine.device)
+            best = rates.projections if piece.name.startswith("product") and rates.projections else rates.operations
+            share = 1000 * piece.operations / ms / best if piece.operations and ms else None
+            found.append({"piece": piece.name, "calls": piece.calls, "ms": ms, "operations": piece.operations, "share_of_best": share})
+    return found
+
+
+def timed(work: Callable[[], object], device: torch.device) -> float:
+    """Milliseconds of one call: the median of seven laps of as many calls as fill 20 ms, after one lap."""
+    watch, calls = meter.Stopwatch(device), 1
+    work()
+    watch.start()
+    work()
+    watch.mark("noisy")
+    calls = max(1, min(MOST, int(LAP_MS / max(watch.laps["noisy"][0], 1e-3))))
+    watch.start()
+    for _ in range(1 + LAPS):
+        for _ in range(calls):
+            work()
+        watch.mark("noisy")
+    return statistics.median(watch.laps["noisy"][1:]) / calls
+
+
+def pieces(engine: Engine, lane: LaneRun) -> Iterator[Piece]:
+    """The pieces of one lane on the slots it has now; none of them changes what it keeps. Raises ValueError where a lane has no slots."""
+    model, cache, geometry = engine.model, lane.stream.cache, engine.spec.geometry
+    length, width, layers = geometry.chunk * geometry.tokens, engine.spec.net.dim, engine.spec.net.layers
+    first = cache.rooms(0, length) if isinstance(cache, SlotCache) else None
+    if first is None:
+        raise ValueError(f"{lane.policy.label} is not read from slots, so its pieces cannot be timed apart; leave --pieces out")
+    assert isinstance(cache, SlotCache)
+    draw = Drawn(engine)
+    own, times = model.parts[0], model.clock(engine.spec.schedule.timesteps()[0]).layers[0]
+    when = model.when(0, geometry.chunk, geometry.rows, geometry.columns)
+    for name, product in own.products().items():
+        x = draw(1, length, product.weight.shape[1])
+        yield Piece(f"product {name}", layers, 2.0 * length * product.weight.numel(), lambda x=x, product=product: product(x))
+    yield from attentions(engine, cache, draw)
+    text = tuple(side.clone() for side in lane.stream.text[0])
+    q = draw(1, geometry.heads, length, geometry.head_dim)
+    yield Piece("attention to the text", layers, 4.0 * length * width * text[0].shape[2], lambda: model.attention(q, *text))
+    tokens, y = draw(1, length, width), draw(1, length, width)
+    normed = ops.residual_norm if model.kernels is None else model.kernels.residual_norm
+    weights = (times.gate * 1e-6, times.weight, times.bias, engine.spec.net.eps)
+    yield Piece("add and norm", 3 * layers, 0.0, lambda: normed(tokens, y, *weights))
+    yield from stores(engine, cache, when.turn, draw)
+    latents = draw(1, geometry.chunk, *engine.spec.latent)
+    yield Piece("latents to tokens", 1, 0.0, lambda: model.patchify(latents, when.learned))
+    decoder = engine.codec.decoder()
+    yield Piece("decode", 0, 0.0, lambda: decoder.decode(latents))
+    pixels = decoder.decode(latents)[0].cpu().numpy()
+    yield Piece("encode", 0, 0.0, lambda: encode(pixels))
+
+
+def attentions(engine: Engine, cache: SlotCache, draw: Drawn) -> Iterator[Piece]:
+    """Self-attention of every kind of group there is, by its heads and what they keep."""
+    geometry = engine.spec.geometry
+    length = geometry.chunk * geometry.tokens
+    for slot, count in kinds(cache, length):
+        q, keys, heads = draw(1, len(slot.members), length, geometry.head_dim), slot.kept + length, len(slot.members)
+        name = f"attention of {heads} heads to {keys / geometry.tokens:.4g} frames"
+        operations = 4.0 * length * keys * heads * geometry.head_dim
+        yield Piece(name, count, operations, lambda q=q, slot=slot: engine.model.attention(q, *slot.upto(length)))
+
+
+def stores(engine: Engine, cache: SlotCache, turn: Tensor, draw: Drawn) -> Iterator[Piece]:
+    """Norm and rotation of a chunk's queries and keys, and their way into the rooms of copied slots."""
+    model, geometry, eps = engine.model, engine.spec.geometry, engine.spec.net.eps
+    length, norm, seen = geometry.chunk * geometry.tokens, model.parts[0].norm, Counter[tuple[tuple[int, int], ...]]()
+    samples: dict[tuple[tuple[int, int], ...], list[Slot]] = {}
+    for layer in range(geometry.layers):
+        slots = list(cache.rooms(layer, length) or ())
+        shape = tuple((len(slot.members), slot.kept) for slot in slots)
+        seen[shape] += 1
+        samples.setdefault(shape, slots)
+    for shape, count in seen.items():
+        slots = [Slot(slot.both.clone(), slot.kept, slot.heads, slot.members) for slot in samples[shape]]
+        qkv = draw(1, length, 3, geometry.heads, geometry.head_dim)
+
+        def store(slots: list[Slot] = slots, qkv: Tensor = qkv) -> None:
+            if model.kernels is not None and slots:
+                for slot in slots:
+                    model.kernels.stored(qkv, norm, eps, turn, slot, cache.place(slot))
+                return
+            turned = ops.turned(qkv, norm, eps, turn)
+            for slot in slots:
+                ops.stored(turned, slot)
+
+        heads = " and ".join(str(count) for count, _ in shape) or str(geometry.heads)
+        yield Piece(f"norm, rotate and store {heads} heads", count, 0.0, store)
+
+
+def kinds(cache: SlotCache, length: int) -> list[tuple[Slot, int]]:
+    """One slot of each size and number of heads, with how many layers have one like it."""
+    found: dict[tuple[int, int], tuple[Slot, int]] = {}
+    for layer in range(cache.geometry.layers):
+        for slot in cache.rooms(layer, length) or ():
+            key = (len(slot.members), slot.kept)
+            first, count = found.get(key, (slot, 0))
+            found[key] = (first, count + 1)
+    return list(found.values())
+
+
+class Drawn:
+    """Random numbers of about 1 in an engine's place and dtype, the same each time."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.place, self.dtype = engine.device, engine.dtype
+        self.generator = torch.Generator(self.place).manual_seed(0)
+
+    def __call__(self, *shape: int) -> Tensor:
+        return torch.randn(*shape, generator=self.generator, device=self.place, dtype=torch.float32).to(self.dtype)
+
+
+def table(found: list[dict[str, Any]], pass_ms: float) -> str:
+    """Pieces as a Markdown table, against the milliseconds that a noisy pass took in the run."""
+    lines = ["| piece | calls a pass | ms a call | ms a pass | share of the best rate |", "|---|---|---|---|---|"]
+    for entry in found:
+        share = "" if entry["share_of_best"] is None else f"{100 * entry['share_of_best']:.0f} %"
+        whole = f"{entry['calls'] * entry['ms']:.3f}" if entry["calls"] else "beside it"
+        lines.append(f"| {entry['piece']} | {entry['calls'] or ''} | {entry['ms']:.4f} | {whole} | {share} |")
+    known = explained(found)
+    share = f"{100 * known / pass_ms:.0f} %"
+    return "\n".join([*lines, "", f"The pieces of a pass come to {known:.2f} ms of the {pass_ms:.2f} ms that one took ({share})."])
+
+
+def explained(found: list[dict[str, Any]]) -> float:
+    """Milliseconds of a pass that its pieces come to."""
+    return sum(entry["calls"] * entry["ms"] for entry in found)

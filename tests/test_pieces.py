@@ -1,0 +1,80 @@
+"""A noisy pass in pieces: they are all of it, they change nothing, and what cannot be taken apart is said."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from fkv import bench, engine, pieces, roofline
+from fkv.events import Settings
+from fkv.heads import HeadProfile
+from fkv.lane import LaneRun
+from fkv.policies import parse
+from fkv.stream import seeded_noise
+from tests.small import SPEC
+
+RATES = roofline.Rates(operations=1e12, bytes=1e11)
+
+
+@pytest.fixture(scope="module")
+def small() -> engine.Engine:
+    loaded = engine.load(SPEC, "cpu", random_weights=True)
+    rows = [[0.1, 0.9, 0.2, 0.8][: SPEC.net.heads]] * SPEC.net.layers
+    return replace(loaded, profile=HeadProfile.of_scores("small", rows).by_threshold(0.5))
+
+
+def lane(small: engine.Engine, spelling: str, chunks: int = 5) -> LaneRun:
+    policy = parse(spelling)
+    assert small.profile is not None
+    policy = policy.with_roles(small.profile.roles()) if policy.needs_roles else policy
+    text, noise = small.text.encode("a red ball bouncing over green hills").embedding, seeded_noise(0, small.spec)
+    run = LaneRun("A", small, text, policy, noise)
+    for _ in range(chunks):
+        run.sample(run.step(), 0.0)
+    return run
+
+
+@pytest.mark.parametrize("spelling", ["full:21", "forcing-kv", "window:6:1"])
+def test_the_pieces_of_a_pass_have_its_operations(small: engine.Engine, spelling: str) -> None:
+    run = lane(small, spelling)
+    found = list(pieces.pieces(small, run))
+    of = {
+        start: sum(piece.calls * piece.operations for piece in found if piece.name.startswith(start)) for start in ("product", "attention")
+    }
+    net, geometry = small.spec.net, small.spec.geometry
+    length, committed = geometry.chunk * geometry.tokens, run.stream.chunks - 1
+    keys = [sum(h * s for h, s in run.policy.expected(layer, committed, geometry)) + geometry.heads * length for layer in range(net.layers)]
+    assert of["product"] == net.layers * length * net.dim * (12 * net.dim + 4 * net.ffn)
+    assert of["attention"] == 4 * length * (geometry.head_dim * sum(keys) + net.layers * net.dim * net.text_len)
+
+
+@pytest.mark.parametrize("spelling", ["full:9", "forcing-kv"])
+def test_timing_pieces_changes_nothing_of_what_comes(small: engine.Engine, spelling: str) -> None:
+    timed, plain = lane(small, spelling), lane(small, spelling)
+    found = pieces.measured(small, timed, RATES)
+    assert all(entry["ms"] > 0 for entry in found)
+    assert {entry["piece"] for entry in found if not entry["calls"]} == {"decode", "encode"}
+    for _ in range(2):
+        assert torch.equal(timed.stream.step().latents, plain.stream.step().latents)
+
+
+def test_a_bench_takes_its_passes_apart_when_asked(small: engine.Engine) -> None:
+    settings = Settings(prompt="a red ball bouncing over green hills", chunks=8)
+    found = bench.run(small, ["full:9", "forcing-kv"], settings, apart=True)
+    for told in (bench.sentences(found), bench.table(found)):
+        assert told.count("| product qkv |") == told.count("The pieces of a pass come to ") == 2
+    assert "pieces" not in bench.run(small, ["full:9"], settings)["policies"][0]
+
+
+def test_a_share_of_the_best_rate_is_what_a_call_takes_at_that_rate(small: engine.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pieces, "timed", lambda work, device: 2.0)
+    run = lane(small, "full:9")
+    plain, eight = (pieces.measured(small, run, rates) for rates in (RATES, replace(RATES, projections=2e12)))
+    first = plain[0]
+    assert first["share_of_best"] == pytest.approx(first["operations"] / 2e-3 / 1e12)
+    assert eight[0]["share_of_best"] == pytest.approx(first["share_of_best"] / 2)
+    assert pieces.explained(plain) == 2.0 * sum(entry["calls"] for entry in plain)
+    assert [entry["share_of_best"] for entry in plain if entry["piece"] == "add and norm"] == [None]
+    assert pieces.table(plain, 4 * pieces.explained(plain)).endswith("that one took (25 %).")
