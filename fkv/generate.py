@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 from fkv import machine, meter, video
@@ -20,6 +19,7 @@ from fkv.engine import Engine, model_facts
 from fkv.events import Frames, Notice, Sample, Settings, Verdict
 from fkv.findings import LANES, Lane
 from fkv.pairs import EQUAL_DB, frame_psnr
+from fkv.redraw import Clean, Undrawn, redrawn
 from fkv.session import Session
 from fkv.wishes import named
 
@@ -43,7 +43,7 @@ class Film:
     numbers: list[int] = field(default_factory=list)
     verdict: Verdict | None = None
     pending: dict[Lane, Frames] = field(default_factory=dict)
-    clean: list[dict[Lane, Frames]] = field(default_factory=list)  # chunks whose latents are to be drawn again, without their pixels
+    clean: list[dict[Lane, Clean]] = field(default_factory=list)
 
     def take(self, event: object) -> None:
         if isinstance(event, Frames):
@@ -72,8 +72,12 @@ class Film:
         self.numbers.append(some.chunk)
         for lane, pixels in zip(LANES, sides):
             self.thumbnails[lane].append(pixels[0].copy())
-        if any(frames.latents is not None for frames in self.pending.values()):
-            self.clean.append({lane: replace(frames, pixels=np.empty(0)) for lane, frames in self.pending.items()})
+        clean: dict[Lane, Clean] = {}
+        for lane, frames in self.pending.items():
+            if frames.latents is not None:
+                clean[lane] = Clean(frames.latents, frames.label)
+        if clean:
+            self.clean.append(clean)
         self.pending = {}
 
     def sheet(self, title: str) -> Any:
@@ -130,31 +134,26 @@ def generate(
             film.sheet(f"{settings.prompt}, seed {settings.seed}").save(sheet)
         if report is not None:
             write_json(report, document(engine, session.settings, film, interrupted=interrupted))
-        drawn = again if export is not None and film.clean and redrawn(engine, film, export, again, stop) else spool
+        drawn = again if export is not None and film.clean and drawn_anew(engine, film, export, again, stop) else spool
         interrupted = stop.asked  # who stops the drawing gets the frames there are
         with tqdm(drawn.frames(), total=len(drawn), desc="video", unit="frame") as frames:
             video.write_video(out, takewhile(lambda _: stop.asked == interrupted, frames), engine.spec.fps)
     return not stop.asked
 
 
-def redrawn(engine: Engine, film: Film, export: Callable[[], Codec], spool: video.Spool, stop: machine.Interruption) -> bool:
-    """Draws every chunk again from its clean latents, in order; false, and why in a line, where that cannot be done or someone asks to stop
-    meanwhile.
+def drawn_anew(engine: Engine, film: Film, export: Callable[[], Codec], spool: video.Spool, stop: machine.Interruption) -> bool:
+    """Puts every chunk into the spool as it is drawn again, in order; false, and why in a line, where that cannot be done or someone asks
+    to stop meanwhile.
     """
     asked = stop.asked
     try:
-        with engine.lock:
-            codec = export()
-            decoders = {lane: codec.decoder() for lane in LANES}
-            for chunk in tqdm(film.clean, desc=engine.spec.export, unit="chunk"):
-                drawn = {lane: decoders[lane].decode(torch.from_numpy(chunk[lane].latents)[None])[0].cpu().numpy() for lane in chunk}
-                black = np.zeros_like(next(iter(drawn.values())))
-                left, right = (drawn.get(lane, black) for lane in LANES)
-                spool.add(left, right, *(chunk[lane].label if lane in chunk else "ended" for lane in LANES))
-                if stop.asked != asked:
-                    return False
-    except (OSError, ImportError, RuntimeError) as error:
-        tqdm.write(f"The video is drawn by {engine.decoder}, not by {engine.spec.export}: {str(error).splitlines()[0]}")
+        drawn = redrawn(engine, export, film.clean)
+        for chunk in tqdm(drawn, desc=engine.spec.export, total=len(film.clean), unit="chunk", delay=1e-3):  # no bar where nothing is drawn
+            spool.add(*chunk)
+            if stop.asked != asked:
+                return False
+    except Undrawn as error:
+        tqdm.write(f"The video is drawn by {engine.decoder}, not by {engine.spec.export}: {error}")
         return False
     return True
 

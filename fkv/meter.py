@@ -196,6 +196,13 @@ def memory_bytes(device: torch.device | str = "cpu") -> int:
         return _peak_resident()
 
 
+def free_bytes(device: torch.device | str = "cpu") -> int | None:
+    """Memory of a CUDA device that nobody holds, what torch keeps in reserve counted; None elsewhere."""
+    if torch.device(device).type != "cuda":
+        return None
+    return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+
+
 def forget_peak(device: torch.device | str = "cpu") -> None:
     """Lets `peak_bytes` of a CUDA device begin anew with what is allocated now: loading is no part of a run. Elsewhere nothing."""
     if torch.device(device).type == "cuda":

@@ -155,6 +155,11 @@ CODECS: Mapping[str, Callable[[Opening], Codec]] = {"pocket": _pocket_codec, "ta
 TEXTS: Mapping[str, Callable[[Opening], Text]] = {"pocket": lambda opening: PocketText(), "umt5": _umt5}
 
 
+def called(codec: str) -> str:
+    """A codec in a sentence."""
+    return {"taehv": "TAEHV", "wan-vae": "the Wan VAE"}.get(codec, codec)
+
+
 def known(spec: ModelSpec, codec: str = "") -> None:
     """Raises ValueError where a row names a part that is in no registry, or `codec` does not fit its latents."""
     for kind, name, registry in (("codec", codec or spec.codec, CODECS), ("text", spec.text, TEXTS)):
@@ -215,6 +220,12 @@ def _look_umt5(cure: str) -> list[Need]:
 
 
 LOOKS: Mapping[str, Callable[[str], list[Need]]] = {"taehv": _look_taehv, "wan-vae": _look_wan_vae, "umt5": _look_umt5}
+
+
+def lacking(spec: ModelSpec, codec: str) -> str:
+    """What of a codec is not on this machine, with the cure, in words; "" where it can be opened. Looks, and fetches nothing."""
+    wanted = LOOKS[codec](weights.fetch_command(spec)) if codec in LOOKS else []
+    return next((f"this machine lacks {need.what}; {need.cure}" for need in wanted if not need.here), "")
 
 
 def fetch(spec: ModelSpec, report: hub.Report = hub.silent, *, text: bool = False) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import TimeoutError as NotYet
 from typing import TYPE_CHECKING
 
+from fkv import redraw
 from fkv.engine import Engine
 from fkv.events import Done, Event, Frames, Notice, Settings, Start, Tick, Verdict, sentence
 from fkv.policies import parse
@@ -88,7 +89,7 @@ def play(
         engine = yield from _load(shelf, model, visitor, run)
         if engine is None or not visitor.current(run):
             return
-        session, recording = opening(engine, settings, encode), Recording()
+        session, recording = opening(engine, settings, encode, latents=redraw.useful(engine)), Recording(engine=engine)
         if visitor.open(run, session, recording):
             yield from _stream(session, recording, f"{visitor.key[:8]}-{run}", engine)
     except (ValueError, RuntimeError, OSError) as error:
