@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from fkv.flags import HEADS, Parser, readable
-from fkv.spec import MODELS, POCKET, find
+from fkv.spec import MODELS, POCKET, ModelSpec, find
 
 if TYPE_CHECKING:
     from fkv.events import ModelFacts, ProfileFacts
@@ -26,7 +26,7 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--port", type=int, default=port, help=f"port to listen on (default {port})")
     parser.add_argument("--model", choices=[spec.name for spec in MODELS], default=POCKET.name, help="model shown first")
     parser.add_argument("--download", action="store_true", help="fetch what is missing of a published model when it is chosen")
-    parser.add_argument("--resolution", default=None, help="480p, 720p, 1080p, a smaller one, or rows x columns, for published models")
+    parser.add_argument("--resolution", default=None, help="size published models begin at: 480p, 720p, a smaller one, or rows x columns")
     parser.add_argument("--random-weights", action="store_true", help="the true shapes without the weights: for timing and memory")
     parser.add_argument("--decoder", default="", help="decoder of published models: taehv (live) or wan-vae (exact, slow)")
     parser.add_argument("--attention", default="auto", help="attention kernel: auto (the fastest that agrees), sdpa, cudnn, flash, ...")
@@ -73,23 +73,30 @@ def backend(chosen: argparse.Namespace) -> Backend:
     """What the page asks of the engine room. All models share one lock, so that one is loaded between the chunks of another. Raises
     ValueError on a head profile that is none of the model shown first.
     """
-    from fkv.engine import Engine, Turns, available, concern, load, model_facts, profile_facts
+    from fkv import planner
+    from fkv.engine import Engine, Turns, available, load, model_facts, profile_facts
     from fkv.fetch import News
-    from fkv.planner import size_of
     from fkv.session import Session
     from fkv.ui import Backend
     from fkv.ui.profiles import read
+    from fkv.wishes import concern
 
     news, turns = News(), Turns()
     names = ("device", "threads", "download", "random_weights", "attention", "graphs", "fp8")
     opening = {name: getattr(chosen, name) for name in names}
     heads = read(chosen.heads.read_text(encoding="utf-8"), chosen.heads.name, find(chosen.model).geometry) if chosen.heads else None
 
+    def row(name: str) -> ModelSpec:
+        spec, size = find(name), planner.size_of(chosen.resolution)
+        return spec if spec.net.places or size is None else planner.resized(spec, size)
+
     def opened(name: str) -> Engine:
-        spec = find(name)
-        size, codec = (None, "") if spec.net.places else (size_of(chosen.resolution), chosen.decoder)
-        own = heads if name == chosen.model else None
-        return load(spec, size=size, codec=codec, heads=own, report=news.report, lock=turns, **opening)
+        spec = row(name)
+        codec, own = "" if spec.net.places else chosen.decoder, heads if name == chosen.model else None
+        return load(spec, codec=codec, heads=own, report=news.report, lock=turns, **opening)
+
+    def sizes(name: str) -> tuple[str, ...]:
+        return planner.sizes(row(name))
 
     def models() -> list[tuple[str, str]]:
         rows = () if chosen.download or chosen.random_weights else available(chosen.device)
@@ -99,7 +106,7 @@ def backend(chosen: argparse.Namespace) -> Backend:
     def facts(engine: Engine) -> tuple[ModelFacts, ProfileFacts | None]:
         return model_facts(engine), profile_facts(engine)
 
-    return Backend(opened, facts, Session, progress=lambda: news.text, models=models, concern=concern)
+    return Backend(opened, facts, Session, progress=lambda: news.text, models=models, sizes=sizes, concern=concern)
 
 
 def main(given: Sequence[str] | None = None) -> None:

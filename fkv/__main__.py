@@ -44,17 +44,24 @@ def brought(path: Path, spec: ModelSpec) -> HeadProfile:
         raise ValueError(f"{path}: {error}") from None
 
 
-def planned(arguments: argparse.Namespace, lanes: Sequence[str], chunks: int) -> Engine:
+def planned(arguments: argparse.Namespace, lanes: Sequence[str], chunks: int, *, fewer: bool = False) -> Engine:
     """The engine, with the head profile of --heads, where these lanes fit its device; else raises ValueError with the nearest run that
-    does.
+    does, with `fewer` also of one lane.
     """
-    from fkv.engine import concern
+    from fkv.engine import check
     from fkv.spec import find
 
     engine = load(arguments, brought(arguments.heads, find(arguments.model)) if arguments.heads else None)
-    if words := concern(engine, lanes, chunks):
-        raise ValueError(words)
+    check(engine, lanes, chunks, fewer=fewer)
     return engine
+
+
+def trained(arguments: argparse.Namespace) -> str:
+    """The spelling of the cache that the model was trained with."""
+    from fkv import planner
+    from fkv.spec import find
+
+    return planner.trained(find(arguments.model))
 
 
 def run_generate(arguments: argparse.Namespace) -> int:
@@ -65,7 +72,7 @@ def run_generate(arguments: argparse.Namespace) -> int:
     settings = Settings(
         prompt=arguments.prompt,
         seed=arguments.seed,
-        left=arguments.left,
+        left=trained(arguments) if arguments.left is None else arguments.left,
         right=arguments.right,
         chunks=arguments.chunks,
         threshold=arguments.threshold,
@@ -77,12 +84,12 @@ def run_generate(arguments: argparse.Namespace) -> int:
 
 def exporter(arguments: argparse.Namespace, engine: Engine) -> Callable[[], Codec] | None:
     """What opens the decoder for finished videos, where the row has one of its own and none was asked for."""
-    from fkv.parts import CODECS, Opening
+    from functools import partial
 
-    spec = engine.spec
-    if not spec.export or arguments.decoder or arguments.random_weights:
-        return None
-    return lambda: CODECS[spec.export](Opening(spec, engine.device, engine.dtype))
+    from fkv import redraw
+
+    named = arguments.decoder or arguments.random_weights
+    return None if named or not redraw.decoder_of(engine) else partial(redraw.opened, engine)
 
 
 def run_bench(arguments: argparse.Namespace) -> int:
@@ -97,12 +104,14 @@ def run_bench(arguments: argparse.Namespace) -> int:
     beside = arguments.json.with_suffix(".md") if arguments.json and arguments.markdown else None
     apart(json=arguments.json, markdown=beside)
     settings = Settings(prompt=arguments.prompt, seed=arguments.seed, chunks=arguments.chunks, threshold=arguments.threshold)
-    kinds = policies.split(arguments.policies)
-    engine = planned(arguments, kinds, settings.chunks)
+    asked = f"{trained(arguments)},forcing-kv" if arguments.policies is None else arguments.policies
+    kinds = policies.split(asked)
+    engine = planned(arguments, kinds, settings.chunks, fewer=True)
     with machine.interruptible() as stop:
-        found = bench.run(engine, kinds, settings, partial(tqdm, unit="chunk"), lambda: stop.asked, in_line=arguments.in_line)
+        how = {"in_line": arguments.in_line, "apart": arguments.pieces}
+        found = bench.run(engine, kinds, settings, partial(tqdm, unit="chunk"), lambda: stop.asked, **how)
     words = bench.words(arguments, parser().parse_args(["bench"]))
-    found["command"] = shlex.join(["python", "-m", "fkv", "bench", *words, "--policies", arguments.policies])
+    found["command"] = shlex.join(["python", "-m", "fkv", "bench", *words, "--policies", asked])
     if arguments.memory and not found["interrupted"]:
         bench.alone(found, words, bench.in_a_fresh_process)
     told = (bench.tally if not found["counted"] else bench.table if arguments.markdown else bench.sentences)(found)

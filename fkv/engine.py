@@ -8,12 +8,13 @@ import os
 import threading
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 
 from fkv import hub, parts, planner
+from fkv.cache import Roles
 from fkv.codec import Codec
 from fkv.events import ModelFacts, ProfileFacts
 from fkv.fast import FastWan, prepare
@@ -163,6 +164,18 @@ def load(
     return Engine(spec, model, made, TEXTS[spec.text](opening), heads or _profile(spec), place, dtype, lock, codec or spec.codec)
 
 
+def resized(engine: Engine, size: planner.Size) -> Engine:
+    """The same model at another size, (rows, columns) in pixels: its weights, codec, text, profile and lock are those of `engine`. On CUDA
+    the attention kernel is chosen now, on the shapes of the new size. Raises ValueError naming the nearest size where it cannot be.
+    """
+    spec = planner.resized(engine.spec, size)
+    if engine.device.type == "cuda":
+        geometry = spec.geometry
+        with engine.lock:
+            engine.model.meet(geometry.chunk * geometry.tokens, max(spec.window, geometry.chunk) * geometry.tokens)
+    return replace(engine, spec=spec)
+
+
 @dataclass(frozen=True)
 class Row:
     """A model for a list to choose from; `reason` says in a sentence why it cannot be loaded now, empty where it can."""
@@ -195,14 +208,13 @@ def wanted(engine: Engine, lanes: Sequence[str], chunks: int = 0) -> planner.Wan
     return planner.Wanted(engine.spec, kinds, chunks, engine.dtype.itemsize, engine.decoder, engine.device.type == "cuda")
 
 
-def concern(engine: Engine, lanes: Sequence[str], chunks: int = 0) -> str:
-    """What speaks against running these lanes' spellings here, with the nearest run that fits, in a sentence; empty where nothing does."""
+def check(engine: Engine, lanes: Sequence[str], chunks: int = 0, *, roles: Roles | None = None, fewer: bool = False) -> None:
+    """Raises ValueError where these lanes' spellings may not fit here, with the nearest run that does, with `fewer` also of one lane;
+    `planner.Impossible` where they cannot be. `roles` take the place of the profile's.
+    """
     there = parts.memory(engine.device) or 1 << 62
-    try:
-        planner.check(wanted(engine, lanes, chunks), there, engine.profile.roles() if engine.profile else None)
-    except ValueError as error:
-        return str(error)
-    return ""
+    roles = roles or (engine.profile.roles() if engine.profile else None)
+    planner.check(wanted(engine, lanes, chunks), there, roles, fewer=fewer)
 
 
 def relief(engine: Engine, lanes: Sequence[str]) -> str:

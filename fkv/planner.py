@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from fkv import policies
 from fkv.cache import Policy, Roles
 from fkv.hub import gigabytes
+from fkv.policies.anchored import as_sampled
 from fkv.spec import Geometry, ModelSpec, WanConfig
 
 Size = tuple[int, int]
@@ -30,6 +31,18 @@ RELIEF = 0.8  # a run that has found no memory left is advised to need this much
 LONG = 4200  # latent frames beyond which no bounded policy grows any more
 
 
+class Impossible(ValueError):
+    """A run that cannot be on a device, and no estimate is part of why."""
+
+
+class Endless(ValueError):
+    """A cache that keeps more with every chunk of a run without end; `why` is the sentence without its cure."""
+
+    def __init__(self, label: str) -> None:
+        self.why = f"{label} keeps more with every chunk and a run without end would need memory without end"
+        super().__init__(f"{self.why}; give the run a number of chunks, or use full:21")
+
+
 @dataclass(frozen=True)
 class Drawing:
     """A decoder's memory: its weights, and an estimate per pixel of a frame while one chunk is decoded."""
@@ -41,6 +54,11 @@ class Drawing:
 # TAEHV: 12 frames of 64 channels, Wan VAE: 4 frames of 96; both in 2 bytes and a few copies. Pocket: 12 frames of 16 numbers, in 4 bytes.
 DECODERS = {"pocket": Drawing(4_000_000, 2304), "taehv": Drawing(23_000_000, 4608), "wan-vae": Drawing(254_000_000, 4608)}
 OTHER_DECODERS = {"taehv": ("wan-vae",), "wan-vae": ("taehv",)}
+
+
+def decoder_bytes(name: str, size: Size, lanes: int = 1) -> int:
+    """An estimate of what a decoder needs for the pictures of so many lanes at a time."""
+    return DECODERS[name].weights_bytes + lanes * DECODERS[name].bytes_per_pixel * math.prod(size)
 
 
 @dataclass(frozen=True)
@@ -90,9 +108,14 @@ class Plan:
     device_bytes: int
 
     @property
+    def exact(self) -> int:
+        """Weights, and what the lanes themselves hold."""
+        return self.weights_bytes + sum(lane.total for lane in self.lanes)
+
+    @property
     def total(self) -> int:
         working = self.commit_bytes + self.pass_bytes + self.decoder_bytes
-        return self.weights_bytes + sum(lane.total for lane in self.lanes) + working + self.device_bytes
+        return self.exact + working + self.device_bytes
 
 
 def parameters(net: WanConfig) -> int:
@@ -130,10 +153,20 @@ def size_of(text: str | None) -> Size | None:
     return SIZES[label]
 
 
+def short_name(size: Sequence[int]) -> str:
+    """ "480p", or "448x768" where the size has no name; `size_of` reads both."""
+    return next((label for label, known in SIZES.items() if known == tuple(size)), f"{size[0]}x{size[1]}")
+
+
 def name_of(size: Sequence[int]) -> str:
     """ "480x832 (480p)", or the numbers alone where the size has no name."""
-    label = next((label for label, known in SIZES.items() if known == tuple(size)), "")
-    return f"{size[0]}x{size[1]}" + (f" ({label})" if label else "")
+    numbers, label = f"{size[0]}x{size[1]}", short_name(size)
+    return numbers if label == numbers else f"{numbers} ({label})"
+
+
+def sizes(spec: ModelSpec) -> tuple[str, ...]:
+    """Short names of the sizes that a model can be taken to, its own first; none where it has learned the places of one size."""
+    return () if spec.net.places else tuple(dict.fromkeys(map(short_name, (spec.pixels, *SIZES.values()))))
 
 
 def fitted(policy: Policy, geometry: Geometry, roles: Roles | None = None) -> Policy:
@@ -163,8 +196,7 @@ def most_kept(policy: Policy, geometry: Geometry, chunks: int) -> int:
     points = full_moments(geometry, chunks)
     most = max(sum(kept_tokens(policy, geometry, point)) for point in points)
     if not chunks and sum(kept_tokens(policy, geometry, max(points) + 1)) > most:
-        cure = "give the run a number of chunks, or use full:21"
-        raise ValueError(f"{policy.label} keeps more with every chunk and a run without end would need memory without end; {cure}")
+        raise Endless(policy.label)
     return most
 
 
@@ -188,33 +220,44 @@ def plan(wanted: Wanted, roles: Roles | None = None) -> Plan:
     chunk_tokens = geometry.chunk * geometry.tokens
     per_token = 2 * geometry.head_dim * item  # of one head: a key and a value
     lanes, widest, commit = [], 0, 0
-    for policy in (fitted(policy, geometry, roles) for policy in wanted.lanes):
+    for asked in wanted.lanes:
+        policy = fitted(as_sampled(wanted.spec, asked), geometry, roles)
         kept = most_kept(policy, geometry, wanted.chunks)
         widest = max(widest, math.ceil(kept / (geometry.layers * geometry.heads)))
         text = 2 * net.layers * net.text_len * net.dim * item
         chunk = per_token * chunk_tokens * geometry.heads * geometry.layers
-        lanes.append(LanePlan(policies.spelling(policy), kept * per_token, chunk, text))
+        lanes.append(LanePlan(policies.spelling(policy if policy.name else asked), kept * per_token, chunk, text))
         commit = max(commit, committed(policy, geometry, wanted.chunks, per_token))
-    hidden = chunk_tokens * (10 * net.dim + 2 * net.ffn) * item + 3 * chunk_tokens * net.dim * 4
-    joined = 2 * (widest + chunk_tokens) * net.dim * item
-    drawing = DECODERS[wanted.draws_with]
-    pictures = drawing.weights_bytes + drawing.bytes_per_pixel * math.prod(wanted.size)
+    drawn = wanted.spec.frames_at_once * geometry.tokens
+    hidden = drawn * (10 * net.dim + 2 * net.ffn) * item + 3 * drawn * net.dim * 4
+    joined = 2 * (widest + drawn) * net.dim * item
+    pictures = decoder_bytes(wanted.draws_with, wanted.size)
     own = 1_000_000_000 if wanted.cuda else 500_000_000
     return Plan(parameters(net) * item, tuple(lanes), commit, hidden + joined, pictures, own)
 
 
-def check(wanted: Wanted, memory: int, roles: Roles | None = None) -> Plan:
-    """The plan of a run that fits into `memory` bytes. Raises ValueError with what it needs, what there is, and the nearest that fits."""
-    found = plan(wanted, roles)
+def check(wanted: Wanted, memory: int, roles: Roles | None = None, *, fewer: bool = False) -> Plan:
+    """The plan of a run that fits into `memory` bytes. Raises ValueError with what it needs, what there is, and the nearest that fits, with
+    `fewer` lanes too where lanes can be left out; Impossible where what is exact is already too much.
+    """
+    try:
+        found = plan(wanted, roles)
+    except Endless as error:
+        raise Impossible(f"{error.why}; {advice(wanted, memory, roles, fewer=fewer)}") from None
+    except ValueError as error:
+        raise Impossible(str(error)) from None
     if found.total > memory:
-        need = f"{gigabytes(found.total)} are needed and {gigabytes(memory)} are there"
-        raise ValueError(f"{wanted.spec.title} at {name_of(wanted.size)} does not fit: {need}; {advice(wanted, memory, roles)}")
+        alone = f", {gigabytes(found.exact)} by weights and caches alone," if found.exact > memory else ""
+        need = f"{gigabytes(found.total)} are needed{alone} and {gigabytes(memory)} are there"
+        cure = advice(wanted, memory, roles, fewer=fewer)
+        kind = Impossible if alone else ValueError
+        raise kind(f"{wanted.spec.title} at {name_of(wanted.size)} does not fit: {need}; {cure}")
     return found
 
 
-def advice(wanted: Wanted, memory: int, roles: Roles | None = None) -> str:
+def advice(wanted: Wanted, memory: int, roles: Roles | None = None, *, fewer: bool = False) -> str:
     """The nearest run that fits, as an order to follow."""
-    found = nearest(wanted, memory, roles)
+    found = nearest(wanted, memory, roles, fewer=fewer)
     if found is None:
         least = gigabytes(parameters(wanted.spec.net) * wanted.itemsize)
         return f"nothing near it fits either (its weights alone are {least}); use a smaller model or a larger device"
@@ -234,9 +277,10 @@ def differences(wanted: Wanted, found: Wanted) -> str:
     return ", ".join(dict.fromkeys(words)) or "the same"
 
 
-def nearest(wanted: Wanted, memory: int, roles: Roles | None = None) -> Wanted | None:
-    """The run most like the wanted one that fits, None if none does: first another decoder, then lighter lanes, then smaller pictures."""
-    for found in candidates(wanted):
+def nearest(wanted: Wanted, memory: int, roles: Roles | None = None, *, fewer: bool = False) -> Wanted | None:
+    """The run most like the wanted one that fits, None if none does: first another decoder, then lighter lanes (with `fewer` also the last
+    one alone), then smaller pictures."""
+    for found in candidates(wanted, fewer=fewer):
         try:
             if plan(found, roles).total <= memory:
                 return found
@@ -245,20 +289,22 @@ def nearest(wanted: Wanted, memory: int, roles: Roles | None = None) -> Wanted |
     return None
 
 
-def candidates(wanted: Wanted) -> Iterator[Wanted]:
-    """Runs ever less like the wanted one, the wanted one first."""
+def candidates(wanted: Wanted, *, fewer: bool = False) -> Iterator[Wanted]:
+    """Runs ever less like the wanted one, the wanted one first; of as many lanes, or with `fewer` also of one."""
     area = math.prod(wanted.size)
     smaller = [] if wanted.spec.net.places else [size for size in SIZES.values() if math.prod(size) < area]
+    choices = [lanes for lanes in (wanted.lanes, *lighter(wanted)) if fewer or len(lanes) == len(wanted.lanes)]
     for size in (wanted.size, *sorted(smaller, key=math.prod, reverse=True)):
         spec = resized(wanted.spec, size)
-        for lanes in (wanted.lanes, *lighter(wanted)):
+        for lanes in choices:
             for decoder in (wanted.decoder, *OTHER_DECODERS.get(wanted.draws_with, ())):
                 yield replace(wanted, spec=spec, lanes=lanes, decoder=decoder)
 
 
 def trained(spec: ModelSpec) -> str:
     """The spelling of the cache a model was trained with."""
-    return f"window:{spec.window}:{spec.sink}" if spec.sink else f"full:{spec.window}"
+    windowed = spec.sink and spec.schedule.sampler != "rolling"  # whose anchor is part of its "full", see `as_sampled`
+    return f"window:{spec.window}:{spec.sink}" if windowed else f"full:{spec.window}"
 
 
 def lighter(wanted: Wanted) -> list[tuple[Policy, ...]]:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from fkv import policies
 from fkv.cache import Policy, Roles, check_roles
-from fkv.engine import Engine
+from fkv.engine import Engine, check
 from fkv.events import Notice, Settings
 from fkv.findings import LANES, Lane
 from fkv.heads import HeadProfile
+from fkv.planner import Impossible
 from fkv.spec import Geometry
 
 PINS, SKIP = 4, 18
@@ -75,6 +76,28 @@ def _by_rule(engine: Engine, settings: Settings) -> Roles:
     if kind == "random":
         base = base.random(int(value))
     return (base.inverted() if kind == "inverted" else base).roles()
+
+
+@dataclass(frozen=True)
+class Concern:
+    """What speaks against a run, in a sentence with the nearest run that fits, empty where nothing does; `certain` where no estimate is
+    part of it."""
+
+    words: str = ""
+    certain: bool = False
+
+
+def concern(engine: Engine, settings: Settings) -> Concern:
+    """Whether both lanes of these settings fit the device, by the roles they come to."""
+    lanes = [str(wish(settings, lane)[0]) for lane in LANES]
+    try:
+        parted = any(policies.parse(lane).needs_roles for lane in lanes)
+        check(engine, lanes, settings.chunks, roles=roles_of(engine, settings) if parted else None)
+    except Impossible as error:
+        return Concern(str(error), certain=True)
+    except ValueError as error:
+        return Concern(str(error))
+    return Concern()
 
 
 def check_head(engine: Engine, settings: Settings) -> None:

@@ -57,7 +57,7 @@ def facts(engine: Any) -> tuple[ModelFacts, ProfileFacts]:
     """A model and its profile."""
     geometry = engine.spec.geometry
     model = ModelFacts(
-        "pocket", "Pocket", 3_400_000, LAYERS, HEADS, geometry.rows, geometry.columns, CHUNK, 4, 4, 24, (80, 128), 21, 0, 4,
+        "pocket", "Pocket", 3_400_000, LAYERS, HEADS, geometry.rows, geometry.columns, CHUNK, 4, 4, 24, engine.spec.pixels, 21, 0, 4,
         "cpu", "float32", "SDPA", 2, 2 * 4 * geometry.tokens * geometry.head_dim,
     )  # fmt: skip
     return model, profile_facts()
@@ -79,11 +79,13 @@ class StandInSession:
     pause = 0.05  # seconds a lane takes
     nbytes, bound = 1_400_000, 256_000_000  # of queries and keys kept for looking
 
-    def __init__(self, engine: StandInEngine, settings: Settings, encode: Callable[[np.ndarray], bytes] | None = None):
+    def __init__(
+        self, engine: StandInEngine, settings: Settings, encode: Callable[[np.ndarray], bytes] | None = None, *, latents: bool = False
+    ):
         engine.text.encode(settings.prompt)
         check_head(engine, settings)  # type: ignore[arg-type]
         self.static = roles_of(engine, settings)  # type: ignore[arg-type]
-        self.engine, self.settings, self.encode = engine, settings, encode
+        self.engine, self.settings, self.encode, self.latents = engine, settings, encode, latents
         self.lock, self.stopped = threading.Lock(), threading.Event()
         self.notices: list[Notice] = []
         self.since = self.chunk = 0
@@ -196,7 +198,8 @@ class StandInSession:
             time.sleep(self.pause / (2 if lane == "B" and now.compress else 1))
             pixels = self._draw(lane, chunk)
             jpeg = self.encode(pixels) if self.encode else None
-            yield Frames(lane, chunk, 12 * chunk, CHUNK * chunk, pixels, jpeg, label(parse(spoken[lane])), spoken[lane])
+            clean = np.full((CHUNK, 1, 1, 1), chunk, np.float32) if self.latents else None
+            yield Frames(lane, chunk, 12 * chunk, CHUNK * chunk, pixels, jpeg, label(parse(spoken[lane])), spoken[lane], clean)
             yield self._sample(lane, chunk, now, spoken[lane], recached=bool(pending))
         if not now.benchmark:
             yield self._maps(chunk, now)
@@ -207,12 +210,13 @@ class StandInSession:
             yield self._verdict(chunk, now)
 
     def _draw(self, lane: Lane, chunk: int) -> np.ndarray:
-        rows, columns = np.mgrid[0:80, 0:128]
-        out = np.empty((12, 80, 128, 3), np.uint8)
+        high, wide = self.engine.spec.pixels
+        rows, columns = (axis * of // side for axis, of, side in zip(np.mgrid[0:high, 0:wide], (80, 128), (high, wide)))
+        out = np.empty((12, high, wide, 3), np.uint8)
         for i in range(12):
             t = 12 * chunk + i
             out[i] = np.stack([90 + rows, 150 + rows // 2, 235 - rows // 2], -1)
-            out[i][60:] = (106, 176, 76)
+            out[i][rows >= 60] = (106, 176, 76)
             x, y = 64 + 46 * np.sin(t / 17), 34 - 16 * np.cos(t / 7) + (2 if lane == "B" else 0)
             out[i][(columns - x) ** 2 + (rows - y) ** 2 < 121] = (210, 50, 50)
         return out

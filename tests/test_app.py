@@ -40,7 +40,7 @@ def session(settings: Settings = SETTINGS, engine: StandInEngine | None = None) 
     return made
 
 
-def quick(engine: StandInEngine, settings: Settings, encoder: object = None) -> StandInSession:
+def quick(engine: StandInEngine, settings: Settings, encoder: object = None, *, latents: bool = False) -> StandInSession:
     return session(settings, engine)
 
 
@@ -269,11 +269,11 @@ def test_a_recording_becomes_a_video_of_both_lanes(tmp_path: Path) -> None:
     recording = Recording()
     for event in session(replace(SETTINGS, chunks=2)).events():
         recording.take(event)
-    path = tmp_path / "both.mp4"
-    assert write_video(path, recording.frames(), 24) == 24
+    path, reel = tmp_path / "both.mp4", recording.reel()
+    assert write_video(path, reel.frames(), reel.fps) == 24
     frames, _ = imageio_ffmpeg.count_frames_and_secs(str(path))
     assert frames == 24
-    first = next(recording.frames())
+    first = next(reel.frames())
     assert first[0].shape == first[1].shape == (80, 128, 3)
     assert np.any(first[0] != first[1])
 

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fkv import __main__ as command
 from fkv import engine, generate, machine, policies, video
 from fkv.__main__ import main
 from fkv.heads import HeadProfile
@@ -307,3 +308,8 @@ def test_a_report_is_whole_or_not_there(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
     with pytest.raises(ValueError, match="could not be written"):
         generate.write_json(tmp_path / "no" / "a.json", {})
+
+
+def test_the_baseline_of_a_command_is_the_cache_its_model_was_trained_with() -> None:
+    for name, cache in (("pocket", "full:21"), ("longlive", "window:12:3"), ("rolling-forcing", "full:21")):
+        assert command.trained(command.parser().parse_args(["bench", "--model", name])) == cache

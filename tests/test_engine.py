@@ -146,13 +146,23 @@ def test_a_model_whose_weights_are_more_than_the_memory_is_refused_before_anythi
         engine.load("self-forcing", "cpu", random_weights=True)
 
 
+def concern(loaded: engine.Engine, lanes: tuple[str, ...], chunks: int = 0) -> str:
+    """What speaks against a run, empty where nothing does."""
+    try:
+        engine.check(loaded, lanes, chunks)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
 def test_a_run_that_will_not_fit_is_said_before_it_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     spec = replace(find("self-forcing"), net=replace(NET, channels=16, text_dim=6), heads=None)
     loaded = engine.load(spec, "cpu", random_weights=True)
-    assert engine.concern(loaded, ("full:21", "forcing-kv"), chunks=40) == ""
-    assert "memory without end; give the run a number of chunks" in engine.concern(loaded, ("full", "forcing-kv"))
+    assert concern(loaded, ("full:21", "forcing-kv"), chunks=40) == ""
+    with pytest.raises(planner.Impossible, match="memory without end; use full:frames=21, which needs "):
+        engine.check(loaded, ("full", "forcing-kv"))
     monkeypatch.setattr(parts, "memory", lambda device: 10**9)
-    assert "does not fit: " in engine.concern(loaded, ("full:21", "full:21"), chunks=40)
+    assert "does not fit: " in concern(loaded, ("full:21", "full:21"), chunks=40)
 
 
 def test_a_size_is_asked_for_in_pixels_and_another_decoder_by_its_name() -> None:
@@ -172,8 +182,8 @@ def test_a_run_with_the_heavier_decoder_is_advised_to_use_the_lighter_one(monkey
     assert (usual.decoder, engine.load(SMALL, "cpu", random_weights=True).decoder) == ("taehv", "pocket")
     need = planner.plan(engine.wanted(exact, ("full:21", "full:21"), 40)).total
     monkeypatch.setattr(parts, "memory", lambda device: need - 1)
-    assert "; use the decoder taehv, which needs " in engine.concern(exact, ("full:21", "full:21"), chunks=40)
-    assert engine.concern(usual, ("full:21", "full:21"), chunks=40) == ""
+    assert "; use the decoder taehv, which needs " in concern(exact, ("full:21", "full:21"), chunks=40)
+    assert concern(usual, ("full:21", "full:21"), chunks=40) == ""
     assert "the decoder taehv" in engine.relief(exact, ("full:21", "full:21"))
     assert "the decoder" not in engine.relief(usual, ("full:21", "full:21"))
 

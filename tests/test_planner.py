@@ -103,6 +103,14 @@ def test_a_stream_never_holds_more_than_planned(lane: str) -> None:
     assert lasting < live.most <= lasting + planned.commit_bytes + planned.pass_bytes
 
 
+def test_a_model_that_denoises_jointly_is_planned_with_its_five_chunks_at_once_and_its_anchor() -> None:
+    """Rolling Forcing keeps an anchor of 3 frames beside the 18 newest, and a pass works on 15; a frame of all layers is 287.5 MB."""
+    one, joint = (planner.plan(Wanted(spec, (parse("full:21"),))) for spec in (SELF_FORCING, ROLLING_FORCING))
+    assert joint.lanes[0].policy == one.lanes[0].policy == "full:frames=21"
+    assert joint.lanes[0].cache_bytes - one.lanes[0].cache_bytes == 3 * 287_539_200
+    assert 3 * one.pass_bytes < joint.pass_bytes < 5 * one.pass_bytes
+
+
 def test_published_memory_of_480p_is_met() -> None:
     """A latent frame of all layers is 287.5 MB; 21 frames in place 6.04 GB, 12 frames 3.45 GB; Forcing-KV keeps 0.75 GB (here with the
     published head profile)."""
@@ -185,9 +193,9 @@ def test_what_a_speed_means_is_told_in_words() -> None:
 def test_the_lane_of_a_model_trained_with_a_sink_is_made_lighter_too() -> None:
     lanes = planner.lighter(Wanted(LONGLIVE, (parse("full"), parse("forcing-kv"))))
     assert [policies.spelling(policy) for policy in lanes[0]] == ["window", "forcing-kv"]
-    rolling = planner.lighter(Wanted(ROLLING_FORCING, (parse("window:21:3"), parse("window:6:3"))))
+    rolling = planner.lighter(Wanted(ROLLING_FORCING, (parse("full:21"), parse("window:6:3"))))
     assert [[policies.spelling(policy) for policy in lanes] for lanes in rolling] == [
-        ["window:recent=18", "window:recent=3"],
+        ["full:frames=21", "window:recent=3"],
         ["window", "window:recent=3"],
         ["window:recent=3"],
     ]

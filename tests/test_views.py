@@ -163,7 +163,7 @@ def test_the_profile_says_how_roles_were_chosen_and_adds_up() -> None:
 
 def test_chips_and_endings_are_words() -> None:
     model, profile = facts(StandInEngine())
-    assert messages.chips(model) == [("Size", "3.4M, fp32"), ("Device", "CPU, 2 threads"), ("Attention", "SDPA")]
+    assert messages.chips(model) == [("Weights", "3.4M, fp32"), ("Device", "CPU, 2 threads"), ("Attention", "SDPA")]
     assert message(Done("stopped", 1))["text"] == "Stopped after 1 chunk"
     assert "roles" not in message(Start("x", model, profile, Settings()))["settings"]  # type: ignore[operator]
     assert message(Notice("prompt", "A", 3, "x", "applied", 31.4))["cost"] == "31 ms"

@@ -32,6 +32,8 @@ class Stage {
 
   reset(model) {
     this.model = model;
+    this.promised = false;
+    this.frame(model);
     this.maps = new Map();
     this.residency = { A: new Map(), B: new Map() };
     this.on = -1;
@@ -74,8 +76,23 @@ class Stage {
 
   on_hello(event) {
     if (event.key) this.recognised(event.key);
-    if (event.model) this.profile(event.model, event.profile);
+    if (event.model) {
+      this.profile(event.model, event.profile);
+      if (this.newest < 0) this.frame(event.model);
+      this.promise(event.next);
+    }
     if (!/running|paused/.test(this.board.name)) this.state(event.state, event.text);
+  }
+
+  // Every picture on the page stands in a frame of the model's own proportions.
+  frame({ size }) {
+    if (size) document.body.style.setProperty("--picture", `${size[1]} / ${size[0]}`);
+  }
+
+  // That a run goes on as it began while another model or size waits for the next Start; other sentences stay.
+  promise(text) {
+    if (text || this.promised) this.board.sentence(text);
+    this.promised = Boolean(text);
   }
 
   profile(model, profile, settings = null) {

@@ -46,6 +46,11 @@ class LanePicker:
         shown = [gr.Column(visible=name == policy.name) for name in self.groups]
         return [gr.Accordion(label=caption(policy)), *shown]
 
+    def taken(self, policy: Policy) -> list[Any]:
+        """Updates for a policy that comes from elsewhere, in the order of `inputs` and then `outputs`."""
+        values = [gr.update(value=getattr(policy, name)) if owner == policy.name else gr.skip() for owner, name in self.controls]
+        return [gr.update(value=policy.name), *values, *self.fresh(policy)]
+
     @property
     def outputs(self) -> list[Any]:
         return [self.fold, *self.groups.values()]

@@ -10,9 +10,10 @@ from typing import Any
 import gradio as gr
 
 from fkv.events import Settings
+from fkv.planner import trained
 from fkv.policies import discover
-from fkv.spec import MODELS
-from fkv.ui import analysis, downloads, lab, learn, wiring
+from fkv.spec import MODELS, find
+from fkv.ui import analysis, choosing, downloads, lab, learn, wiring
 from fkv.ui.controls import LanePicker, picker
 from fkv.ui.shelf import Backend, Shelf
 from fkv.ui.theme import LAB_ON_LOAD, ON_LOAD, STAGE, head, read, theme
@@ -37,6 +38,7 @@ class Widgets:
     """The native controls that have events."""
 
     model: gr.Dropdown
+    size: gr.Dropdown
     chips: gr.HTML
     theme: gr.Button
     prompt: gr.Textbox
@@ -69,11 +71,12 @@ def build(
 ) -> Page:
     """The page. `seats` visitors run at once, a run ends after `chunks`; `examples` are prompts to try, the first is there at the start."""
     gr.set_static_paths([EXAMPLES])  # served where they lie: copies in Gradio's cache are deleted with age, and by any other page that ends
-    visitors, lobby, shelf = Visitors(), Lobby(seats), Shelf(backend.load)
-    defaults = Settings(prompt=examples[0] if examples else "", chunks=chunks)
+    visitors, lobby, shelf = Visitors(), Lobby(seats), Shelf(backend.load, backend.resize)
+    defaults = Settings(prompt=examples[0] if examples else "", left=trained(find(model)), chunks=chunks)
     with gr.Blocks(title="fkv: KV-cache compression, live", analytics_enabled=False, fill_width=True, delete_cache=(1800, 3600)) as blocks:
         house = wiring.House(visitors, lobby, shelf, backend, defaults)
         widgets = _layout(house, examples, model)
+        choosing.connect(blocks, widgets, house)
         wiring.connect(blocks, widgets, house)
         downloads.connect(widgets, visitors)
     options = {"theme": theme(), "head": head() + learn.head(), "footer_links": [], "run_history": False, "ssr_mode": False}
@@ -85,6 +88,10 @@ def _layout(house: wiring.House, examples: Sequence[str], model: str) -> Widgets
     with gr.Row(elem_id="top"):
         gr.HTML(read("header.html"), elem_id="brand")
         choice = gr.Dropdown(list(house.backend.models()), value=model, label="Model", elem_id="model", filterable=False, min_width=120)
+        sizes = list(house.backend.sizes(model))
+        size = gr.Dropdown(
+            sizes, value=next(iter(sizes), None), label="Size", elem_id="size", filterable=False, min_width=80, visible=bool(sizes)
+        )
         chips = gr.HTML("", elem_id="chips")
         switch = gr.Button("Light or dark", elem_id="theme", min_width=36)
     gr.HTML(read("lede.html"), elem_id="lede")
@@ -97,7 +104,7 @@ def _layout(house: wiring.House, examples: Sequence[str], model: str) -> Widgets
             learn.connect(learn.build(), house)
         with gr.Tab("Analysis", id="analysis", elem_id="tab-analysis") as tab:
             analysis.connect(analysis.build(), tab, house)
-    return Widgets(model=choice, chips=chips, theme=switch, **live)
+    return Widgets(model=choice, size=size, chips=chips, theme=switch, **live)
 
 
 def _live(house: wiring.House, examples: Sequence[str]) -> dict[str, Any]:

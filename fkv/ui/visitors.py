@@ -42,8 +42,9 @@ class Allowance:
 
 @dataclass
 class Visitor:
-    """One page's state: its model, what it has chosen about heads (settings by name) and the head profile it brought last, its running
-    session if any, the one that ran last, what that session produced, and the chunk of it that the lesson holds still.
+    """One page's state: its model as the shelf calls it and the one asked for last, what it has chosen about heads (settings by name) and
+    the head profile it brought last, its running session if any, the one that ran last, what that session produced, and the chunk of it
+    that the lesson holds still.
     """
 
     key: str
@@ -54,6 +55,7 @@ class Visitor:
     held: Held | None = None
     paused: bool = False
     model: str = ""
+    asked_model: str = ""
     wishes: dict[str, Any] = field(default_factory=dict)
     allowance: Allowance = field(default_factory=Allowance)
     gone: bool = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import random
 from collections.abc import Iterator
-from concurrent.futures import wait
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,14 +16,15 @@ from fkv.engine import Engine
 from fkv.events import Settings, sentence
 from fkv.policies import discover, parse, spelling
 from fkv.session import prompt_of
-from fkv.ui import lab, run
+from fkv.ui import run
 from fkv.ui.controls import LanePicker
 from fkv.ui.shelf import Backend, Shelf
 from fkv.ui.visitors import Lobby, Visitor, Visitors
-from fkv.views import messages
-from fkv.wishes import policy_of
+from fkv.wishes import Concern, policy_of
 
 if TYPE_CHECKING:
+    from fkv.delivery import Encode
+    from fkv.session import Session
     from fkv.ui.page import Widgets
 
 QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "trigger_mode": "multiple", "api_visibility": "private"}
@@ -44,19 +45,34 @@ class House:
     def visitor(self, request: gr.Request) -> Visitor:
         return self.visitors.of(str(request.session_hash))
 
-    def accepted(self, policy: Policy, model: str) -> str:
-        """The spelling of a policy that fits the model, as far as the model is loaded. Raises ValueError."""
+    def accepted(self, policy: Policy, edition: str) -> str:
+        """The spelling of a policy that fits a model at its size, as far as that is loaded. Raises ValueError."""
         text = spelling(policy)
-        engine = self.shelf.ready(model)
+        engine = self.shelf.ready(edition)
         if engine is not None:
             policy_of(engine, replace(self.defaults, left=text), "A")
         return text
 
+    def check(self, engine: Engine | None, settings: Settings) -> None:
+        """Raises ValueError, with the nearest run that fits, where a run cannot be on a model, as far as that is loaded."""
+        found = Concern() if engine is None else self.backend.concern(engine, settings)
+        if found.certain:
+            raise ValueError(found.words)
+
+    def warning(self, engine: Engine | None, settings: Settings) -> str:
+        """What estimates alone say against a run on a model, as far as that is loaded."""
+        found = Concern() if engine is None else self.backend.concern(engine, settings)
+        return "" if found.certain else found.words
+
+    def opened(self, engine: Engine, settings: Settings, encode: Encode, *, latents: bool = False) -> Session:
+        """A session for a run. Raises ValueError where the run cannot be."""
+        self.check(engine, settings)
+        return self.backend.session(engine, settings, encode, latents=latents)
+
 
 def connect(blocks: gr.Blocks, widgets: Widgets, house: House) -> None:
-    """All events of the page but the downloads."""
+    """All events of the page but the downloads and the choice of a model."""
     _running(widgets, house)
-    _warning(widgets, house)
     _prompting(widgets, house)
     for picker, side in ((widgets.left, "left"), (widgets.right, "right")):
         _picking(widgets, picker, side, house)
@@ -71,20 +87,24 @@ def paragraph(*sentences: str, error: bool = False) -> str:
 
 
 def _running(widgets: Widgets, house: House) -> None:
-    left, right = widgets.left, widgets.right
-    known = discover()
+    def before(request: gr.Request, model: str, size: str | None, prompt: str, *asked: Any) -> tuple[str, str, dict[str, Any]]:
+        """What is said at the start: that the lanes may not fit the device, and what of the prompt cannot be read."""
+        edition = house.backend.edition(model, size)
+        engine, words = house.shelf.ready(edition), ""
+        with suppress(ValueError):
+            words = house.warning(engine, _asked(widgets, house, house.visitor(request), edition, prompt, *asked))
+        note = "" if engine is None else reading(engine, prompt)[1]
+        return words and paragraph(sentence(ValueError(words)), error=True), note, gr.update(value="Pause")
 
-    def start(request: gr.Request, model: str, prompt: str, seed: float | None, compress: bool, *values: Any) -> Iterator[str]:
-        visitor = house.visitor(request)
+    def start(request: gr.Request, model: str, size: str | None, *asked: Any) -> Iterator[str]:
+        visitor, edition = house.visitor(request), house.backend.edition(model, size)
         try:
-            a = house.accepted(left.policy(values[: len(left.inputs)], known), model)
-            b = house.accepted(right.policy(values[len(left.inputs) :], known), model)
+            chosen = _asked(widgets, house, visitor, edition, *asked)
+            house.check(house.shelf.ready(edition), chosen)
         except ValueError as error:
             yield run.trouble(sentence(error))
             return
-        chosen = replace(house.defaults, prompt=prompt, seed=int(seed or 0), left=a, right=b, compress=compress)
-        chosen = replace(chosen, **visitor.wishes)
-        yield from run.play(visitor, house.lobby, house.shelf, model, chosen, house.backend.session)
+        yield from run.play(visitor, house.lobby, house.shelf, edition, chosen, house.opened)
 
     def pause(request: gr.Request) -> dict[str, Any]:
         visitor = house.visitor(request)
@@ -96,30 +116,26 @@ def _running(widgets: Widgets, house: House) -> None:
         house.visitor(request).stop()
         return gr.update(value="Pause")
 
-    inputs = [widgets.model, widgets.prompt, widgets.seed, widgets.compress, *left.inputs, *right.inputs]
+    left, right = widgets.left, widgets.right
+    inputs = [widgets.model, widgets.size, widgets.prompt, widgets.seed, widgets.compress, *left.inputs, *right.inputs]
+    widgets.start.click(before, inputs, [widgets.trouble, widgets.note, widgets.pause], **QUIET)  # events after `start` wait for its end
     widgets.start.click(
         start, inputs, widgets.stage, concurrency_limit=house.lobby.seats + LINE, concurrency_id="engine",
         trigger_mode="multiple", show_progress="hidden", api_visibility="private",
     )  # fmt: skip
-    widgets.start.click(lambda: gr.update(value="Pause"), None, widgets.pause, **QUIET)
     widgets.pause.click(pause, None, widgets.pause, **QUIET)
     widgets.stop.click(stop, None, widgets.pause, **QUIET)
 
 
-def _warning(widgets: Widgets, house: House) -> None:
-    """At the start, a sentence where both lanes will not fit the device."""
+def _asked(
+    widgets: Widgets, house: House, visitor: Visitor, edition: str, prompt: str, seed: float | None, compress: bool, *values: Any
+) -> Settings:
+    """The run a visitor asks for. Raises ValueError on a policy that the model cannot follow."""
     left, right, known = widgets.left, widgets.right, discover()
-
-    def room(model: str, *values: Any) -> str:
-        engine = house.shelf.ready(model)
-        try:
-            lanes = left.policy(values[: len(left.inputs)], known), right.policy(values[len(left.inputs) :], known)
-        except ValueError:
-            return ""
-        words = "" if engine is None else house.backend.concern(engine, [spelling(policy) for policy in lanes], house.defaults.chunks)
-        return paragraph(sentence(ValueError(words)), error=True) if words else ""
-
-    widgets.start.click(room, [widgets.model, *left.inputs, *right.inputs], widgets.trouble, **QUIET)
+    a = house.accepted(left.policy(values[: len(left.inputs)], known), edition)
+    b = house.accepted(right.policy(values[len(left.inputs) :], known), edition)
+    chosen = replace(house.defaults, prompt=prompt, seed=int(seed or 0), left=a, right=b, compress=compress)
+    return replace(chosen, **visitor.wishes)
 
 
 def reading(engine: Engine, prompt: str) -> tuple[bool, str]:
@@ -138,16 +154,11 @@ def _prompting(widgets: Widgets, house: House) -> None:
             house.visitor(request).change(prompt=prompt)
         return words
 
-    def check(prompt: str, model: str) -> str:
-        engine = house.shelf.ready(model)
-        return reading(engine, prompt)[1] if engine is not None else ""
-
     def reseed(request: gr.Request, seed: float | None) -> None:
         house.visitor(request).change(seed=int(seed or 0))
 
     inputs = [widgets.prompt, widgets.model]
     widgets.prompt.submit(apply, inputs, widgets.note, **QUIET)
-    widgets.start.click(check, inputs, widgets.note, **QUIET)
     for button in widgets.examples:
         text = str(button.value)
         button.click(lambda text=text: text, None, widgets.prompt, **QUIET).then(apply, inputs, widgets.note, **QUIET)
@@ -159,17 +170,17 @@ def _prompting(widgets: Widgets, house: House) -> None:
 def _picking(widgets: Widgets, picker: LanePicker, side: str, house: House) -> None:
     known = discover()
 
-    def change(request: gr.Request, model: str, *values: Any) -> list[Any]:
+    def change(request: gr.Request, model: str, size: str | None, *values: Any) -> list[Any]:
         try:
             policy = picker.policy(values, known)
-            accepted = house.accepted(policy, model)
+            accepted = house.accepted(policy, house.backend.edition(model, size))
         except ValueError as error:
             shown = [gr.skip() for _ in picker.outputs] if not isinstance(known.get(values[0]), type) else picker.fresh(known[values[0]]())
             return [paragraph(f"Lane {picker.lane}: {sentence(error)}", error=True), *shown]
         house.visitor(request).change(**{side: accepted})
         return ["", *picker.fresh(policy)]
 
-    inputs, outputs = [widgets.model, *picker.inputs], [widgets.trouble, *picker.outputs]
+    inputs, outputs = [widgets.model, widgets.size, *picker.inputs], [widgets.trouble, *picker.outputs]
     picker.choice.input(change, inputs, outputs, **QUIET)
     for control in picker.controls.values():
         typed = isinstance(control, gr.Number | gr.Textbox)
@@ -183,59 +194,27 @@ def _painting(widgets: Widgets, house: House) -> None:
     """The painted policy goes to lane B and into its picker, with the switch on."""
     picker = widgets.right
 
-    def paint(event: gr.EventData, request: gr.Request, model: str) -> list[Any]:
+    def paint(event: gr.EventData, request: gr.Request, model: str, size: str | None) -> list[Any]:
         try:
             policy = parse(str(event.policy))
-            accepted = house.accepted(policy, model)
+            accepted = house.accepted(policy, house.backend.edition(model, size))
         except (AttributeError, ValueError) as error:
             untouched = [gr.skip() for _ in [*picker.inputs, *picker.outputs, widgets.compress]]
             return [paragraph(f"Lane B: {sentence(error)}", error=True), *untouched]
         house.visitor(request).change(right=accepted, compress=True)
-        values = [
-            gr.update(value=getattr(policy, parameter)) if owner == policy.name else gr.skip() for owner, parameter in picker.controls
-        ]
-        return ["", gr.update(value=policy.name), *values, *picker.fresh(policy), gr.update(value=True)]
+        return ["", *picker.taken(policy), gr.update(value=True)]
 
     outputs = [widgets.trouble, *picker.inputs, *picker.outputs, widgets.compress]
-    widgets.stage.run_painted(paint, widgets.model, outputs, **QUIET)
+    widgets.stage.run_painted(paint, [widgets.model, widgets.size], outputs, **QUIET)
 
 
 def _page(blocks: gr.Blocks, widgets: Widgets, house: House) -> None:
-    def hello(request: gr.Request, model: str) -> Iterator[tuple[str, str]]:
-        visitor, future = house.visitor(request), house.shelf.want(model)
-        waiting: dict[str, object] = {"type": "hello", "key": visitor.key, "state": "loading", "model": None, "profile": None}
-        while not future.done() and not visitor.gone:
-            yield run.say(waiting | {"text": house.backend.progress() or "Loading the model"}), _chips([])
-            wait([future], timeout=1)
-        if visitor.gone:
-            return
-        try:
-            engine = future.result()
-            facts, profile = house.backend.facts(engine)
-        except (ValueError, OSError, RuntimeError, ImportError) as error:
-            yield run.trouble(sentence(error)), _chips([])
-            return
-        visitor.model = model
-        left = lab.keep_fitting(visitor, engine, house.defaults)
-        profile = lab.brought(visitor, engine) or profile
-        ready = {"state": "idle", "text": "Ready", "model": messages.model(facts), "profile": messages.profile(profile)}
-        events = [waiting | ready, run.parting(engine, house.defaults.right)]
-        yield run.say(*events, *([left] if left else [])), _chips(messages.chips(facts))
-
     def compress(request: gr.Request, on: bool) -> None:
         house.visitor(request).change(compress=on)
 
     def leave(request: gr.Request) -> None:
         house.visitors.leave(str(request.session_hash))
 
-    for event in (blocks.load, widgets.model.input):
-        event(
-            hello, widgets.model, [widgets.stage, widgets.chips], show_progress="hidden", api_visibility="private", concurrency_limit=None
-        )
     widgets.compress.input(compress, widgets.compress, None, **QUIET)
     widgets.theme.click(None, None, None, js=TOGGLE_THEME)
     blocks.unload(leave)
-
-
-def _chips(chips: list[tuple[str, str]]) -> str:
-    return "".join(f'<span class="chip"><em>{html.escape(name)}</em> {html.escape(value)}</span>' for name, value in chips)

@@ -59,7 +59,7 @@ def chips(facts: ModelFacts) -> list[tuple[str, str]]:
     device = f"CPU, {numbers.count(facts.threads, 'thread')}" if facts.device == "cpu" else facts.device
     size = f"{numbers.parameters(facts.parameters)}, {facts.dtype.replace('float', 'fp').replace('bfp', 'bf')}"
     fp8 = [] if facts.fp8_error is None else [("Products", f"FP8, changing a pass by {100 * facts.fp8_error:.1f} %")]
-    return [("Size", size), ("Device", device), ("Attention", facts.backend.removeprefix("torch ")), *fp8]
+    return [("Weights", size), ("Device", device), ("Attention", facts.backend.removeprefix("torch ")), *fp8]
 
 
 def profile(facts: ProfileFacts | None) -> Json | None:
