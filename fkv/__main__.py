@@ -58,10 +58,10 @@ def planned(arguments: argparse.Namespace, lanes: Sequence[str], chunks: int, *,
 
 def trained(arguments: argparse.Namespace) -> str:
     """The spelling of the cache that the model was trained with."""
-    from fkv import planner
+    from fkv import advice
     from fkv.spec import find
 
-    return planner.trained(find(arguments.model))
+    return advice.trained(find(arguments.model))
 
 
 def run_generate(arguments: argparse.Namespace) -> int:

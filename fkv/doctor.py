@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import torch
 
-from fkv import attention, engine, hub, machine, meter, parts, planner, policies
+from fkv import advice, attention, engine, hub, machine, meter, parts, planner, policies
 from fkv.cache import Roles
 from fkv.fast import fp8, products
 from fkv.heads import HeadProfile
@@ -117,7 +117,7 @@ def model(spec: ModelSpec, device: torch.device, *, lanes: Sequence[str] = (), s
     if spec.note:
         yield True, "note", spec.note
     yield from missing(spec, count)
-    chosen = tuple(policies.parse(lane) for lane in lanes or (planner.trained(spec), "forcing-kv"))
+    chosen = tuple(policies.parse(lane) for lane in lanes or (advice.trained(spec), "forcing-kv"))
     wanted = planner.Wanted(spec, chosen, itemsize=itemsize, cuda=device.type == "cuda")
     roles = profile_roles(spec)
     try:
@@ -170,7 +170,7 @@ def sizes(wanted: planner.Wanted, plan: planner.Plan, dtype: str) -> Iterator[Fi
 
 def fits(wanted: planner.Wanted, there: int, roles: Roles | None) -> Finding:
     try:
-        return True, "memory", f"{gigabytes(planner.check(wanted, there, roles).total)} in all: it fits"
+        return True, "memory", f"{gigabytes(advice.check(wanted, there, roles).total)} in all: it fits"
     except ValueError as error:
         return False, "memory", str(error)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from fkv import hub, parts, planner
+from fkv import advice, hub, parts, planner
 from fkv.cache import Roles
 from fkv.codec import Codec
 from fkv.events import ModelFacts, ProfileFacts
@@ -210,18 +210,18 @@ def wanted(engine: Engine, lanes: Sequence[str], chunks: int = 0) -> planner.Wan
 
 def check(engine: Engine, lanes: Sequence[str], chunks: int = 0, *, roles: Roles | None = None, fewer: bool = False) -> None:
     """Raises ValueError where these lanes' spellings may not fit here, with the nearest run that does, with `fewer` also of one lane;
-    `planner.Impossible` where they cannot be. `roles` take the place of the profile's.
+    `advice.Impossible` where they cannot be. `roles` take the place of the profile's.
     """
     there = parts.memory(engine.device) or 1 << 62
     roles = roles or (engine.profile.roles() if engine.profile else None)
-    planner.check(wanted(engine, lanes, chunks), there, roles, fewer=fewer)
+    advice.check(wanted(engine, lanes, chunks), there, roles, fewer=fewer)
 
 
 def relief(engine: Engine, lanes: Sequence[str]) -> str:
     """A sentence of advice after a run with these lanes' spellings found no memory left."""
     roles = engine.profile.roles() if engine.profile else None
     there = parts.memory(engine.device) or 1 << 62
-    return planner.relief(wanted(engine, lanes), there, roles)
+    return advice.relief(wanted(engine, lanes), there, roles)
 
 
 def model_facts(engine: Engine) -> ModelFacts:

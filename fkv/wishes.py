@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from fkv import policies
+from fkv.advice import Impossible
 from fkv.cache import Policy, Roles, check_roles
 from fkv.engine import Engine, check
 from fkv.events import Notice, Settings
 from fkv.findings import LANES, Lane
 from fkv.heads import HeadProfile
-from fkv.planner import Impossible
 from fkv.spec import Geometry
 
 PINS, SKIP = 4, 18

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fkv import doctor, machine, planner
+from fkv import advice, doctor, machine
 from fkv.spec import LONGLIVE, POCKET, ROLLING_FORCING, SELF_FORCING
 
 
@@ -28,7 +28,7 @@ def test_packages_of_published_models_are_marked_so_and_do_not_fail_where_absent
 
 def test_the_first_lane_planned_is_the_cache_a_model_was_trained_with(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = (POCKET, SELF_FORCING, LONGLIVE, ROLLING_FORCING)
-    assert [planner.trained(spec) for spec in rows] == ["full:21", "full:21", "window:12:3", "full:21"]
+    assert [advice.trained(spec) for spec in rows] == ["full:21", "full:21", "window:12:3", "full:21"]
     monkeypatch.setattr(doctor, "missing", lambda spec, count: iter(()))
     monkeypatch.setattr(doctor, "matrix_rate", lambda device, dtype: 600.0)
     said = {what: text for _, what, text in doctor.model(LONGLIVE, torch.device("cpu"))}

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from fkv import engine, parts, planner
+from fkv import advice, engine, parts, planner
 from fkv.heads import HeadProfile
 from fkv.policies import parse
 from fkv.rolling import stream_class
@@ -159,7 +159,7 @@ def test_a_run_that_will_not_fit_is_said_before_it_starts(monkeypatch: pytest.Mo
     spec = replace(find("self-forcing"), net=replace(NET, channels=16, text_dim=6), heads=None)
     loaded = engine.load(spec, "cpu", random_weights=True)
     assert concern(loaded, ("full:21", "forcing-kv"), chunks=40) == ""
-    with pytest.raises(planner.Impossible, match="memory without end; use full:frames=21, which needs "):
+    with pytest.raises(advice.Impossible, match="memory without end; use full:frames=21, which needs "):
         engine.check(loaded, ("full", "forcing-kv"))
     monkeypatch.setattr(parts, "memory", lambda device: 10**9)
     assert "does not fit: " in concern(loaded, ("full:21", "full:21"), chunks=40)

@@ -12,8 +12,8 @@ HOUSE = Path(__file__).parent.parent
 FLOORS: dict[str, float] = {
     "spec": 0, "attention": 0, "findings": 0, "flags": 0, "events": 0.1, "hub": 0, "text": 0.5,
     "cells": 0.5, "rope": 1, "groups": 1, "cache": 1.5, "codec": 2, "wan": 2, "weights": 2, "policies": 2,
-    "fast": 2.5, "planner": 2.5, "metrics": 2.5, "stream": 3, "rolling": 3.1, "probe": 3, "meter": 3, "stability": 3.4, "heads_file": 3.4,
-    "heads": 3.5, "parts": 3.5, "engine": 3.7,
+    "fast": 2.5, "planner": 2.5, "advice": 2.6, "metrics": 2.5, "stream": 3, "rolling": 3.1, "probe": 3, "meter": 3,
+    "stability": 3.4, "heads_file": 3.4, "heads": 3.5, "parts": 3.5, "engine": 3.7,
     "survey": 3.2, "looking": 3.3, "delivery": 3.1, "lane": 3.8, "wishes": 3.8, "pairs": 3.8, "measuring": 3.9, "redraw": 3.9,
     "machine": 3.8, "video": 3, "session": 4, "views": 4, "pocket": 4.5,
     "ui": 5, "generate": 5, "doctor": 5, "fetch": 5, "figures": 5, "record": 5, "roofline": 3.9, "pieces": 5,

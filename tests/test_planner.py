@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fkv import engine, planner, policies
+from fkv import advice, engine, planner, policies
 from fkv.planner import SIZES, Wanted
 from fkv.policies import parse
 from fkv.rolling import stream_class
@@ -159,27 +159,27 @@ def test_a_size_that_does_not_divide_into_patches_is_refused_with_the_nearest_on
 def test_what_does_not_fit_is_refused_with_value_limit_and_the_nearest_that_fits() -> None:
     large = replace(planner.resized(SELF_FORCING, SIZES["1080p"]))
     with pytest.raises(ValueError, match=r"^Self Forcing 1\.3B at 1088x1920 \(1080p\) does not fit: [\d.]+ GB are needed") as caught:
-        planner.check(Wanted(large, BOTH), CARD)
+        advice.check(Wanted(large, BOTH), CARD)
     said = str(caught.value)
     assert "24.0 GB are there; use " in said
     assert ", which needs " in said
     with pytest.raises(ValueError, match=r"nothing near it fits either \(its weights alone are 28\.6 GB\)"):
-        planner.check(Wanted(KREA, BOTH), CARD)
+        advice.check(Wanted(KREA, BOTH), CARD)
 
 
 def test_the_nearest_run_changes_lanes_before_it_changes_the_picture() -> None:
     wanted = Wanted(SELF_FORCING, (parse("full"), parse("forcing-kv")), chunks=40)
-    found = planner.nearest(wanted, CARD)
+    found = advice.nearest(wanted, CARD)
     assert found is not None
     assert (found.size, policies.spelling(found.lanes[0])) == ((480, 832), "full:frames=21")
-    assert planner.nearest(wanted, H200) == wanted
+    assert advice.nearest(wanted, H200) == wanted
 
 
 def test_relief_needs_clearly_less_and_says_how_much() -> None:
-    said = planner.relief(Wanted(SELF_FORCING, BOTH), CARD)
+    said = advice.relief(Wanted(SELF_FORCING, BOTH), CARD)
     assert said.startswith("Try ")
     assert said.endswith(" in all.")
-    assert planner.relief(Wanted(KREA, BOTH[:1]), CARD) == (
+    assert advice.relief(Wanted(KREA, BOTH[:1]), CARD) == (
         "Nothing near it needs much less; close other programs on the device, or use a smaller model."
     )
 
@@ -191,9 +191,9 @@ def test_what_a_speed_means_is_told_in_words() -> None:
 
 
 def test_the_lane_of_a_model_trained_with_a_sink_is_made_lighter_too() -> None:
-    lanes = planner.lighter(Wanted(LONGLIVE, (parse("full"), parse("forcing-kv"))))
+    lanes = advice.lighter(Wanted(LONGLIVE, (parse("full"), parse("forcing-kv"))))
     assert [policies.spelling(policy) for policy in lanes[0]] == ["window", "forcing-kv"]
-    rolling = planner.lighter(Wanted(ROLLING_FORCING, (parse("full:21"), parse("window:6:3"))))
+    rolling = advice.lighter(Wanted(ROLLING_FORCING, (parse("full:21"), parse("window:6:3"))))
     assert [[policies.spelling(policy) for policy in lanes] for lanes in rolling] == [
         ["full:frames=21", "window:recent=3"],
         ["window", "window:recent=3"],
@@ -233,7 +233,7 @@ def test_a_proposal_always_fits_and_is_the_wanted_run_where_that_fits(
 ) -> None:
     spec = spec if spec.net.places else planner.resized(spec, size)
     wanted = Wanted(spec, tuple(parse(lane) for lane in lanes), chunks)
-    found = planner.nearest(wanted, memory * 10**9)
+    found = advice.nearest(wanted, memory * 10**9)
     fits = planner.plan(wanted).total <= memory * 10**9
     assert (found == wanted) == fits
     if found is not None:

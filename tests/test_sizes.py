@@ -13,7 +13,7 @@ import torch
 from stand_in import StandInEngine, StandInSession, facts
 
 import app
-from fkv import engine, parts, planner
+from fkv import advice, engine, parts, planner
 from fkv.events import Frames, Settings
 from fkv.heads import HeadProfile
 from fkv.planner import SIZES, Wanted
@@ -156,28 +156,28 @@ def test_a_run_that_cannot_be_is_refused_also_where_its_model_was_still_loading(
 
 def test_only_where_lanes_can_be_left_out_is_one_alone_proposed() -> None:
     wanted = Wanted(planner.resized(SELF_FORCING, SIZES["256p"]), BOTH)
-    small = Wanted(wanted.spec, planner.lighter(wanted)[-1])
+    small = Wanted(wanted.spec, advice.lighter(wanted)[-1])
     memory = planner.plan(small).total
-    assert planner.nearest(wanted, memory) is None
-    assert planner.nearest(wanted, memory, fewer=True) == small
+    assert advice.nearest(wanted, memory) is None
+    assert advice.nearest(wanted, memory, fewer=True) == small
     with pytest.raises(ValueError, match="; nothing near it fits either"):
-        planner.check(wanted, memory)
+        advice.check(wanted, memory)
     with pytest.raises(ValueError, match="; use one lane, forcing-kv, which needs "):
-        planner.check(wanted, memory, fewer=True)
-    assert all(len(found.lanes) == 2 for found in planner.candidates(wanted))
+        advice.check(wanted, memory, fewer=True)
+    assert all(len(found.lanes) == 2 for found in advice.candidates(wanted))
 
 
 def test_a_run_is_impossible_only_by_what_is_exact() -> None:
     wanted = Wanted(SELF_FORCING, BOTH)
     need = planner.plan(wanted)
     assert need.exact == need.weights_bytes + sum(lane.cache_bytes + lane.chunk_bytes + lane.text_bytes for lane in need.lanes)
-    with pytest.raises(planner.Impossible, match=r"by weights and caches alone, and 8\.0 GB are there; use "):
-        planner.check(wanted, 8 * 10**9)
+    with pytest.raises(advice.Impossible, match=r"by weights and caches alone, and 8\.0 GB are there; use "):
+        advice.check(wanted, 8 * 10**9)
     with pytest.raises(ValueError, match="are needed and ") as caught:
-        planner.check(wanted, need.exact)
-    assert not isinstance(caught.value, planner.Impossible)
-    with pytest.raises(planner.Impossible, match="would need memory without end; use full:frames=21, which needs "):
-        planner.check(Wanted(SELF_FORCING, (parse("full"), parse("forcing-kv"))), 24 * 10**9)
+        advice.check(wanted, need.exact)
+    assert not isinstance(caught.value, advice.Impossible)
+    with pytest.raises(advice.Impossible, match="would need memory without end; use full:frames=21, which needs "):
+        advice.check(Wanted(SELF_FORCING, (parse("full"), parse("forcing-kv"))), 24 * 10**9)
 
 
 def test_what_speaks_against_a_run_counts_the_lanes_that_run_and_their_roles(
@@ -212,7 +212,7 @@ def test_a_backend_without_sizes_has_one_edition_of_a_model() -> None:
 def test_lane_a_begins_with_the_cache_its_model_was_trained_with_and_follows_the_model_while_it_has_such_a_one() -> None:
     known = discover()
     with gr.Blocks():
-        lane = picker("A", planner.trained(POCKET), known)
+        lane = picker("A", advice.trained(POCKET), known)
 
     def taken(model: str, text: str) -> str | None:
         """What lane A is given when a model is chosen while it has a policy."""

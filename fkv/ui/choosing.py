@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
+from fkv.advice import trained
 from fkv.engine import Engine
 from fkv.events import sentence
-from fkv.planner import name_of, trained
+from fkv.planner import name_of
 from fkv.policies import discover, parse
 from fkv.spec import MODELS, find
 from fkv.ui import lab, run

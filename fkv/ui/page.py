@@ -9,8 +9,8 @@ from typing import Any
 
 import gradio as gr
 
+from fkv.advice import trained
 from fkv.events import Settings
-from fkv.planner import trained
 from fkv.policies import discover
 from fkv.spec import MODELS, find
 from fkv.ui import analysis, choosing, downloads, lab, learn, wiring
