@@ -57,7 +57,7 @@ def differences(wanted: Wanted, found: Wanted) -> str:
     if found.size != wanted.size:
         words.append(f"{name_of(found.size)}")
     if found.draws_with != wanted.draws_with:
-        words.append(f"the decoder {found.draws_with}")
+        words.append(f"the decoder {found.draws_with} (--decoder {found.draws_with})")
     if len(found.lanes) < len(wanted.lanes):
         words.append("one lane")
     words += [policies.spelling(new) for old, new in zip(wanted.lanes, found.lanes) if policies.spelling(old) != policies.spelling(new)]

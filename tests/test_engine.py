@@ -182,7 +182,7 @@ def test_a_run_with_the_heavier_decoder_is_advised_to_use_the_lighter_one(monkey
     assert (usual.decoder, engine.load(SMALL, "cpu", random_weights=True).decoder) == ("taehv", "pocket")
     need = planner.plan(engine.wanted(exact, ("full:21", "full:21"), 40)).total
     monkeypatch.setattr(parts, "memory", lambda device: need - 1)
-    assert "; use the decoder taehv, which needs " in concern(exact, ("full:21", "full:21"), chunks=40)
+    assert "; use the decoder taehv (--decoder taehv), which needs " in concern(exact, ("full:21", "full:21"), chunks=40)
     assert concern(usual, ("full:21", "full:21"), chunks=40) == ""
     assert "the decoder taehv" in engine.relief(exact, ("full:21", "full:21"))
     assert "the decoder" not in engine.relief(usual, ("full:21", "full:21"))

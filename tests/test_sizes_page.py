@@ -176,6 +176,27 @@ def test_a_run_that_cannot_be_is_refused_and_the_one_before_goes_on(visit: Calla
     assert len(rooms.begun) == begun + 1
 
 
+def test_a_change_that_cannot_be_is_refused_and_the_run_goes_on_as_it_was(visit: Callable[..., Any], house: House, rooms: Rooms) -> None:
+    page = visit()
+    rooms.against = Concern()
+    start(page)
+    session = next(visitor.session for visitor in house.page.visitors.open.values() if visitor.session is not None)
+    before = session.settings
+    rooms.against = Concern("It does not fit; use 256p", certain=True)
+    pick(page, "policy-b", "Full")
+    page.wait_for_selector("#trouble .error")
+    assert text(page, "#trouble") == "Lane B: It does not fit; use 256p."
+    page.uncheck("#compress input")
+    page.wait_for_function("document.querySelector('#compress input').checked")
+    assert text(page, "#trouble") == "Lane B: It does not fit; use 256p."
+    reach(page, page.evaluate(f"{STAGE}.newest") + 4)
+    assert session.settings == before
+    rooms.against = Concern()
+    page.uncheck("#compress input")
+    wait_until(lambda: not session.settings.compress)
+    page.wait_for_selector("#trouble .error", state="detached")
+
+
 def test_where_estimates_alone_speak_against_it_a_run_starts_with_a_warning(visit: Callable[..., Any], rooms: Rooms) -> None:
     page = visit()
     rooms.against = Concern("it may not fit: 25 GB are needed and 24 GB are there; use window")

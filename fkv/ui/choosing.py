@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Iterator, Sequence
 from concurrent.futures import wait
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -14,7 +15,7 @@ from fkv.engine import Engine
 from fkv.events import sentence
 from fkv.planner import name_of
 from fkv.policies import discover, parse
-from fkv.spec import MODELS, find
+from fkv.spec import MODELS
 from fkv.ui import lab, run
 from fkv.ui.controls import LanePicker
 from fkv.ui.visitors import Visitor
@@ -79,13 +80,11 @@ def offered(sizes: Sequence[str], size: str | None) -> dict[str, Any]:
 
 def followed(picker: LanePicker, model: str, values: Sequence[Any]) -> list[Any]:
     """Updates of lane A's controls: a lane with the cache that some model was trained with takes the one this model was trained with."""
-    own, usual = parse(trained(find(model))), [parse(trained(spec)) for spec in MODELS]
-    try:
+    usual = {spec.name: parse(trained(spec)) for spec in MODELS}
+    with suppress(ValueError):
         policy = picker.policy(values, discover())
-    except ValueError:
-        policy = own
-    if policy in usual and policy != own:
-        return picker.taken(own)
+        if policy in usual.values() and policy != usual.get(model, policy):
+            return picker.taken(usual[model])
     return [gr.skip() for _ in [*picker.inputs, *picker.outputs]]
 
 

@@ -64,6 +64,13 @@ class House:
         found = Concern() if engine is None else self.backend.concern(engine, settings)
         return "" if found.certain else found.words
 
+    def change(self, visitor: Visitor, **edits: Any) -> None:
+        """Hands edits to the run a visitor has, if any. Raises ValueError, with nothing changed, where it cannot be with them."""
+        session = visitor.session
+        if session is not None:
+            self.check(session.engine, replace(session.settings, **edits))
+        visitor.change(**edits)
+
     def opened(self, engine: Engine, settings: Settings, encode: Encode, *, latents: bool = False) -> Session:
         """A session for a run. Raises ValueError where the run cannot be."""
         self.check(engine, settings)
@@ -173,11 +180,10 @@ def _picking(widgets: Widgets, picker: LanePicker, side: str, house: House) -> N
     def change(request: gr.Request, model: str, size: str | None, *values: Any) -> list[Any]:
         try:
             policy = picker.policy(values, known)
-            accepted = house.accepted(policy, house.backend.edition(model, size))
+            house.change(house.visitor(request), **{side: house.accepted(policy, house.backend.edition(model, size))})
         except ValueError as error:
             shown = [gr.skip() for _ in picker.outputs] if not isinstance(known.get(values[0]), type) else picker.fresh(known[values[0]]())
             return [paragraph(f"Lane {picker.lane}: {sentence(error)}", error=True), *shown]
-        house.visitor(request).change(**{side: accepted})
         return ["", *picker.fresh(policy)]
 
     inputs, outputs = [widgets.model, widgets.size, *picker.inputs], [widgets.trouble, *picker.outputs]
@@ -197,11 +203,10 @@ def _painting(widgets: Widgets, house: House) -> None:
     def paint(event: gr.EventData, request: gr.Request, model: str, size: str | None) -> list[Any]:
         try:
             policy = parse(str(event.policy))
-            accepted = house.accepted(policy, house.backend.edition(model, size))
+            house.change(house.visitor(request), right=house.accepted(policy, house.backend.edition(model, size)), compress=True)
         except (AttributeError, ValueError) as error:
             untouched = [gr.skip() for _ in [*picker.inputs, *picker.outputs, widgets.compress]]
             return [paragraph(f"Lane B: {sentence(error)}", error=True), *untouched]
-        house.visitor(request).change(right=accepted, compress=True)
         return ["", *picker.taken(policy), gr.update(value=True)]
 
     outputs = [widgets.trouble, *picker.inputs, *picker.outputs, widgets.compress]
@@ -209,12 +214,16 @@ def _painting(widgets: Widgets, house: House) -> None:
 
 
 def _page(blocks: gr.Blocks, widgets: Widgets, house: House) -> None:
-    def compress(request: gr.Request, on: bool) -> None:
-        house.visitor(request).change(compress=on)
+    def compress(request: gr.Request, on: bool) -> tuple[Any, str]:
+        try:
+            house.change(house.visitor(request), compress=on)
+        except ValueError as error:
+            return gr.update(value=not on), paragraph(f"Lane B: {sentence(error)}", error=True)
+        return gr.skip(), ""
 
     def leave(request: gr.Request) -> None:
         house.visitors.leave(str(request.session_hash))
 
-    widgets.compress.input(compress, widgets.compress, None, **QUIET)
+    widgets.compress.input(compress, widgets.compress, [widgets.compress, widgets.trouble], **QUIET)
     widgets.theme.click(None, None, None, js=TOGGLE_THEME)
     blocks.unload(leave)
