@@ -84,7 +84,7 @@ class RollingStream(Stream):
         size = self.spec.chunk
         self._joint.append(self.noise(window.last)[0])
         x = torch.cat(self._joint, dim=1)
-        t = torch.cat([torch.full((x.shape[0], 1), each, device=x.device) for each in clock(self.spec.schedule, window, size)], dim=1)
+        t = clock(self.spec.schedule, window, size)
         out = self.model(x, t, self.text, self.cache, window.first * size, probe)
         sigmas = [self._sigmas[level] for level in window.levels]
         parts = [cleaned(*pair) for pair in zip(x.split(size, dim=1), out.split(size, dim=1), sigmas)]

@@ -18,6 +18,7 @@ from fkv.attention import scaled_dot
 from fkv.cache import HeadGroup, KVCache, Policy, attend
 from fkv.spec import Geometry, WanConfig
 
+Time = float | tuple[float, ...]  # a timestep in [0, 1000], or one for every frame of a pass
 TextKV = list[tuple[Tensor, Tensor]]
 
 
@@ -109,6 +110,13 @@ class Head(nn.Module):
         return self.head((normed * (1 + scale) + shift).flatten(1, 2))
 
 
+def timesteps(t: Time, frames: int, device: torch.device) -> Tensor:
+    """float32 [1, frames] on a device, which is not waited for."""
+    if not isinstance(t, tuple):
+        return torch.full((1, frames), t, dtype=torch.float32, device=device)
+    return torch.cat([torch.full((1, 1), each, dtype=torch.float32, device=device) for each in t], dim=1)
+
+
 class CausalWan(nn.Module):
     """Diffusion transformer over chunks of latent frames whose past lives in a `KVCache`."""
 
@@ -177,18 +185,18 @@ class CausalWan(nn.Module):
         """An empty cache for one lane of this model. Raises ValueError where the policy does not fit."""
         return KVCache(policy, geometry, batch, self.dtype, self.patch_embedding.weight.device)
 
-    def remember(self, x: Tensor, t: Tensor | float, text: TextKV, cache: KVCache, start: int) -> None:
+    def remember(self, x: Tensor, t: Time, text: TextKV, cache: KVCache, start: int) -> None:
         """A pass for the sake of what it writes; nobody reads its output."""
         self(x, t, text, cache, start)
 
-    def forward(self, x: Tensor, t: Tensor | float, text: TextKV, cache: KVCache, start: int, probe: Probe | None = None) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor | Time, text: TextKV, cache: KVCache, start: int, probe: Probe | None = None) -> Tensor:
         """Raw output (flow in every published model) [b, f, c, H, W] of a chunk x whose first frame is latent frame `start`.
 
-        t in [0, 1000], one timestep for all or [b, f], one per frame. Inside `cache.committing(...)` each layer hands its keys and values
-        to the cache after it has attended; otherwise the cache is only read.
+        t in [0, 1000], one timestep for all, one per frame, or a tensor [b, f]. Inside `cache.committing(...)` each layer hands its keys
+        and values to the cache after it has attended; otherwise the cache is only read.
         """
         if not isinstance(t, Tensor):
-            t = torch.full(x.shape[:2], t, dtype=torch.float32, device=x.device)
+            t = timesteps(t, x.shape[1], x.device).expand(len(x), -1)
         frames, rows, columns = x.shape[1], x.shape[3] // self.config.patch[1], x.shape[4] // self.config.patch[2]
         rotation = rope.rotation(rope.grid(start, frames, rows, columns, x.device), self.config.head_dim)
         embedding, time = self.read_time(t)

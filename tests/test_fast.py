@@ -142,7 +142,7 @@ def test_a_timestep_per_frame_and_a_plain_cache_give_what_the_readable_path_give
     spec = tiny_spec()
     readable, fast = tiny_model(spec), prepare(tiny_model(spec))
     x, text = seeded_noise(0, spec)(0)[0], tiny_text(spec)
-    for t in (torch.tensor([[900.0, 500.0, 0.0]]), 750.0):
+    for t in (torch.tensor([[900.0, 500.0, 0.0]]), (900.0, 500.0, 0.0), 750.0):
         caches = [KVCache(parse("full"), spec.geometry) for _ in range(2)]
         with torch.inference_mode():
             ours, theirs = (model(x, t, model.read_text(text), cache, 0) for model, cache in zip((fast, readable), caches))

@@ -111,6 +111,18 @@ def test_a_step_neither_waits_for_the_device_nor_draws_noise_but_of_the_chunk_th
     assert not seen.calls["aten::randn"]
 
 
+@pytest.mark.parametrize("policy", ["full:21", "window:sink=3,recent=9"])
+def test_the_fast_path_draws_the_same_frames_also_across_a_change_of_prompt(policy: str) -> None:
+    spec = rolling_spec()
+    fast = RollingStream(prepare(tiny_model(spec)), spec, tiny_text(spec), parse(policy), seeded_noise(0, spec))
+    readable = rolling(spec, policy)
+    for chunk in range(9):
+        if chunk == 6:
+            for stream in (fast, readable):
+                stream.recache(text=tiny_text(spec, seed=1))
+        torch.testing.assert_close(fast.step().latents, readable.step().latents, atol=1e-5, rtol=0)
+
+
 def test_with_one_noise_level_it_is_the_ordinary_rollout() -> None:
     spec = rolling_spec(levels=1)
     ordinary = replace(spec, schedule=replace(spec.schedule, sampler="renoise"))

@@ -46,9 +46,10 @@ def difference(kernels: Kernels, config: WanConfig, dtype: torch.dtype, device: 
 
     heads, size, kept = config.heads, config.head_dim, 3
     x, y, gate, weight, bias = draw(1, length, config.dim), draw(1, length, config.dim), *draw(3, config.dim)
-    ours, theirs = x.clone(), x.clone()
-    pairs = [(kernels.residual_norm(ours, y, gate, weight, bias, 1e-6), ops.residual_norm(theirs, y, gate, weight, bias, 1e-6))]
-    pairs.append((ours, theirs))
+    (gates, weights, biases), pairs = draw(3, 2, config.dim), list[tuple[Tensor, Tensor]]()  # tables of two frames
+    for g, w, b in ((gate, weight, bias), (None, weight, bias), (gates, weights, biases), (gates, weight, bias), (None, weights, biases)):
+        ours, theirs = x.clone(), x.clone()
+        pairs += [(kernels.residual_norm(ours, y, g, w, b, 1e-6), ops.residual_norm(theirs, y, g, w, b, 1e-6)), (ours, theirs)]
     members = tuple(range(0, heads, 2))
     numbers = torch.tensor(members, device=device)
     place = torch.full((heads,), -1, dtype=torch.int32, device=device)

@@ -14,6 +14,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from fkv.wan import Time
+
 Given = tuple[Tensor, ...]  # the latents, and what else changes from chunk to chunk
 Work = Callable[..., Tensor]
 Replay = Callable[[], object]
@@ -60,13 +62,13 @@ class Recordings:
     """A lane's recordings by timestep and shape, as long as its slots and its prompt stay what they are; `fresh` counts those tried."""
 
     recorder: Recorder
-    made: dict[tuple[float, torch.Size], Recording | None] = field(default_factory=dict)
+    made: dict[tuple[Time, torch.Size], Recording | None] = field(default_factory=dict)
     places: tuple[object, ...] = ()
     replayed: int = 0
     fresh: int = 0
     refused: str = ""
 
-    def run(self, t: float, given: Given, places: tuple[object, ...], work: Work) -> Tensor:
+    def run(self, t: Time, given: Given, places: tuple[object, ...], work: Work) -> Tensor:
         """The result of `work(*given)`, replayed where it can be. `places`, compared by identity, are all else that the work reads."""
         if len(self.places) != len(places) or any(old is not new for old, new in zip(self.places, places)):
             self.made, self.places = {}, places
@@ -80,7 +82,7 @@ class Recordings:
         self.replayed += 1
         return found.again(given)
 
-    def _record(self, key: tuple[float, torch.Size], given: Given, work: Work) -> Recording | None:
+    def _record(self, key: tuple[Time, torch.Size], given: Given, work: Work) -> Recording | None:
         """A recording that gives what the work gives; None, for good and with the reason, where there is none."""
         self.fresh += 1
         wanted = work(*given)

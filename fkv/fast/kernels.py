@@ -18,8 +18,12 @@ from fkv.fast.slots import Slot
 
 
 @triton.jit
-def _residual_norm(x, y, gate, weight, bias, out, width, eps, gated: tl.constexpr, block: tl.constexpr):
-    row = tl.program_id(0).to(tl.int64) * width
+def _residual_norm(
+    x, y, gate, weight, bias, out, width, length, tokens, gate_step, norm_step, eps, gated: tl.constexpr, block: tl.constexpr
+):
+    row = tl.program_id(0).to(tl.int64)
+    frame = row % length // tokens
+    row, gate, weight, bias = row * width, gate + frame * gate_step, weight + frame * norm_step, bias + frame * norm_step
     column = tl.arange(0, block)
     inside = column < width
     a = tl.load(x + row + column, mask=inside, other=0.0).to(tl.float32)
@@ -84,10 +88,13 @@ def _stored(
 
 def residual_norm(x: Tensor, y: Tensor, gate: Tensor | None, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     """`ops.residual_norm` in one launch; x and y must be contiguous."""
-    out, width = torch.empty_like(x), x.shape[-1]
-    rows = x.numel() // width
-    block = triton.next_power_of_2(width)
-    _residual_norm[(rows,)](x, y.contiguous(), weight if gate is None else gate, weight, bias, out, width, eps, gate is not None, block)
+    out, width, gates = torch.empty_like(x), x.shape[-1], weight if gate is None else gate.contiguous()
+    frames = max(len(table) if table.dim() > 1 else 1 for table in (gates, weight))
+    gate_step, norm_step = (width if table.dim() > 1 else 0 for table in (gates, weight))
+    _residual_norm[(x.numel() // width,)](
+        x, y.contiguous(), gates, weight.contiguous(), bias.contiguous(), out,
+        width, x.shape[1], x.shape[1] // frames, gate_step, norm_step, eps, gate is not None, triton.next_power_of_2(width),
+    )  # fmt: skip
     return out
 
 

@@ -26,7 +26,7 @@ from fkv.fast.products import Layer, by_onednn, layer_of, refusal
 from fkv.fast.slots import Slot, SlotCache
 from fkv.fast.tables import Clock, clock
 from fkv.spec import Geometry, ModelSpec
-from fkv.wan import CausalWan, Probe, TextKV
+from fkv.wan import CausalWan, Probe, TextKV, Time
 
 REMEMBERED, SMALL = 8, 64
 
@@ -103,7 +103,7 @@ class FastWan(CausalWan):
         self.fp8_error: float | None = None  # relative, of one pass; None where products are not in FP8
         self.recorder: Callable[[], Recorder] | None = None
         self.parts = tuple(layer_of(block) for block in self.layers())
-        self._clocks: dict[float, Clock] = {}
+        self._clocks: dict[Time, Clock] = {}
         self._whens: dict[tuple[int, int, int, int], When] = {}
 
     @property
@@ -126,8 +126,8 @@ class FastWan(CausalWan):
         recorder = self.recorder() if self.recorder is not None else None
         return SlotCache(policy, geometry, batch, self.dtype, self.patch_embedding.weight.device, recorder=recorder)
 
-    def clock(self, t: float) -> Clock:
-        """What is taken from a timestep in [0, 1000], computed when it is first met."""
+    def clock(self, t: Time) -> Clock:
+        """What is taken from a timestep in [0, 1000], or from one for every frame, computed when it is first met."""
         if t not in self._clocks:
             while len(self._clocks) >= REMEMBERED:
                 del self._clocks[next(iter(self._clocks))]
@@ -146,8 +146,8 @@ class FastWan(CausalWan):
         return self._whens[key]
 
     @torch.inference_mode()
-    def forward(self, x: Tensor, t: Tensor | float, text: TextKV, cache: KVCache, start: int, probe: Probe | None = None) -> Tensor:
-        """As in `CausalWan`; a timestep per frame goes the readable way."""
+    def forward(self, x: Tensor, t: Tensor | Time, text: TextKV, cache: KVCache, start: int, probe: Probe | None = None) -> Tensor:
+        """As in `CausalWan`; timesteps in a tensor go the readable way."""
         if isinstance(t, Tensor):
             return super().forward(x, t, text, cache, start, probe)
         when = self.when(start, x.shape[1], *self._grid(x))
@@ -157,28 +157,25 @@ class FastWan(CausalWan):
         return self._flow(x, t, when, text, cache, start, probe)
 
     @torch.inference_mode()
-    def remember(self, x: Tensor, t: Tensor | float, text: TextKV, cache: KVCache, start: int) -> None:
-        if isinstance(t, Tensor):
-            super().forward(x, t, text, cache, start)
-        else:
-            self._through(x, t, self.when(start, x.shape[1], *self._grid(x)), text, cache, start, None, whole=False)
+    def remember(self, x: Tensor, t: Time, text: TextKV, cache: KVCache, start: int) -> None:
+        self._through(x, t, self.when(start, x.shape[1], *self._grid(x)), text, cache, start, None, whole=False)
 
     def _grid(self, x: Tensor) -> tuple[int, int]:
         """Rows and columns of tokens in a frame of latents."""
         return x.shape[3] // self.config.patch[1], x.shape[4] // self.config.patch[2]
 
-    def _flow(self, x: Tensor, t: float, when: When, text: TextKV, cache: KVCache, start: int, probe: Probe | None) -> Tensor:
+    def _flow(self, x: Tensor, t: Time, when: When, text: TextKV, cache: KVCache, start: int, probe: Probe | None) -> Tensor:
         tokens = self._through(x, t, when, text, cache, start, probe, whole=True)
         return self.unpatchify(F.linear(tokens, self.head.head.weight, self.head.head.bias), x.shape[1], *self._grid(x))
 
     def _through(
-        self, x: Tensor, t: float, when: When, text: TextKV, cache: KVCache, start: int, probe: Probe | None, *, whole: bool
+        self, x: Tensor, t: Time, when: When, text: TextKV, cache: KVCache, start: int, probe: Probe | None, *, whole: bool
     ) -> Tensor:
         """Normed tokens [b, L, D] before the final projection; not `whole`, the last layer only hands over its keys and values."""
         times, eps = self.clock(t), self.config.eps
         residual_norm = ops.residual_norm if self.kernels is None else self.kernels.residual_norm
         tokens = self.patchify(x, when.learned).contiguous()
-        inner = F.layer_norm(tokens, tokens.shape[-1:], times.layers[0].weight, times.layers[0].bias, eps)
+        inner = ops.layer_norm(tokens, times.layers[0].weight, times.layers[0].bias, eps)
         for layer, (own, now) in enumerate(zip(self.parts, times.layers)):
             qkv = own.qkv(inner).unflatten(-1, (3, self.config.heads, -1))
             last = layer == self.config.layers - 1

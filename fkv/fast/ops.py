@@ -58,12 +58,24 @@ def stored(qkv: Tensor, slot: Slot) -> Tensor:
 
 
 def residual_norm(x: Tensor, y: Tensor, gate: Tensor | None, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    """Adds y (times gate [D]) to x [b, L, D], in place, and gives x layer-normed, times weight [D], plus bias [D]."""
+    """Adds y (times gate) to x [b, L, D], in place, and gives x layer-normed, times weight, plus bias: each [D], or [f, D] for f frames of
+    L / f tokens.
+    """
     if gate is None:
         x.add_(y)
-    else:
+    elif gate.dim() == 1:
         x.addcmul_(y, gate)
-    return F.layer_norm(x, (x.shape[-1],), weight, bias, eps)
+    else:
+        x.unflatten(1, (len(gate), -1)).addcmul_(y.unflatten(1, (len(gate), -1)), gate[:, None])
+    return layer_norm(x, weight, bias, eps)
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """x [b, L, D] layer-normed, times weight, plus bias: each [D], or [f, D] for f frames of L / f tokens."""
+    if weight.dim() == 1:
+        return F.layer_norm(x, (x.shape[-1],), weight, bias, eps)
+    frames = F.layer_norm(x, (x.shape[-1],), eps=eps).unflatten(1, (len(weight), -1))
+    return torch.addcmul(bias[:, None], frames, weight[:, None]).flatten(1, 2)
 
 
 def rotation(start: int, frames: int, rows: int, columns: int, head_dim: int, device: torch.device) -> Turn:
