@@ -67,6 +67,7 @@ def connect(blocks: gr.Blocks, widgets: Widgets, house: House) -> None:
     chosen, left = [widgets.model, widgets.size], widgets.left
     widgets.model.input(offer, chosen, widgets.size, **QUIET)  # first: events after `hello` wait for its end
     widgets.model.input(follow, [widgets.model, *left.inputs], [*left.inputs, *left.outputs], **QUIET)
+    widgets.model.input(lambda: "", None, widgets.note, **QUIET)  # what it says is of the model before
     for event in (blocks.load, widgets.model.input, widgets.size.input):
         event(hello, chosen, [widgets.stage, widgets.chips], **ENTRANCE)
 
