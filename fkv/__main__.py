@@ -111,7 +111,8 @@ def run_bench(arguments: argparse.Namespace) -> int:
         how = {"in_line": arguments.in_line, "apart": arguments.pieces}
         found = bench.run(engine, kinds, settings, partial(tqdm, unit="chunk"), lambda: stop.asked, **how)
     words = bench.words(arguments, parser().parse_args(["bench"]))
-    found["command"] = shlex.join(["python", "-m", "fkv", "bench", *words, "--policies", asked])
+    extra = ["--pieces"] if arguments.pieces else []
+    found["command"] = shlex.join(["python", "-m", "fkv", "bench", *words, *extra, "--policies", asked])
     if arguments.memory and not found["interrupted"]:
         bench.alone(found, words, bench.in_a_fresh_process)
     told = (bench.tally if not found["counted"] else bench.table if arguments.markdown else bench.sentences)(found)

@@ -174,12 +174,35 @@ def benchmark(found: dict[str, Any]) -> list[Row]:
             f"({speed['low']:.2f} to {speed['high']:.2f}), {noisy['median']:.2f}x ({noisy['low']:.2f} to {noisy['high']:.2f}) diffusion; "
             f"{entry['bytes']['stored'] / 1e6:.2f} MB stored"
         )
-        rows.append((f"{found['model']['title']}, {entry['label']}, one stream each in turn", figure, command, machine))
-    return rows if len(rows) > 1 else [_growth(found, command, machine)]
+        rows.append((f"{_subject(found)}, {entry['label']}, one stream each in turn", figure, command, machine))
+    if len(rows) == 1:
+        return [_growth(found, command, machine)]
+    for entry in found["policies"]:
+        if "pieces" in entry:
+            rows.append((f"{_subject(found)}, {entry['label']}, a noisy pass in pieces", _apart(found, entry), command, machine))
+    return rows
+
+
+def _subject(found: dict[str, Any]) -> str:
+    """The model of a report, with what its command asks of it."""
+    words = str(found.get("command", "")).split()
+    size = [words[words.index("--resolution") + 1]] if "--resolution" in words else []
+    return ", ".join([found["model"]["title"], *(["random weights"] if "--random-weights" in words else []), *size])
+
+
+def _apart(found: dict[str, Any], entry: dict[str, Any]) -> str:
+    """How much of a pass its pieces explain, each timed alone, and how near they come to the best matrix product of the device."""
+    whole = entry["ms"]["noisy"]["median"] / found["model"]["steps"]
+    known = sum(piece["calls"] * piece["ms"] for piece in entry["pieces"])
+    near = []
+    for kind, words in (("product ", "products"), ("attention of ", "self-attention")):
+        shares = [round(100 * piece["share_of_best"]) for piece in entry["pieces"] if piece["piece"].startswith(kind)]
+        near.append(f"{words} at {' to '.join(map(str, sorted({min(shares), max(shares)})))} %")
+    return f"{known:.1f} of {whole:.1f} ms ({100 * known / whole:.0f} %); {', '.join(near)} of the best product"
 
 
 def _growth(found: dict[str, Any], command: str, machine: str) -> Row:
     """What a run of one policy alone says of memory."""
     model, entry = found["model"], found["policies"][0]
-    what = f"{model['title']}, {entry['label']}, {found['chunks'] * model['chunk']} latent frames: growth of the process's memory"
+    what = f"{_subject(found)}, {entry['label']}, {found['chunks'] * model['chunk']} latent frames: growth of the process's memory"
     return what, f"{entry['memory_growth_bytes'] / 1e6:.1f} MB from chunk {found['counted'][0] + 1} on", command, machine

@@ -138,6 +138,15 @@ def test_the_table_of_figures_gives_the_command_a_report_names() -> None:
     }  # fmt: skip
     (_, _, command, machine), _ = figures.benchmark(found)
     assert (command, machine) == ("`python -m fkv bench --model m`", "a card")
+    parted = {**entry, "ms": {"noisy": {"median": 8.0}}, "pieces": [
+        {"piece": name, "calls": 2, "ms": 1.0, "share_of_best": share}
+        for name, share in (("product o", 0.5), ("product up", 0.75), ("attention of 4 heads to 3 frames", 0.25), ("add and norm", None))
+    ]}  # fmt: skip
+    command = "python -m fkv bench --model m --random-weights --resolution 64x96 --pieces"
+    model = {**found["model"], "steps": 2}
+    what, figure, *_ = figures.benchmark({**found, "policies": [entry, parted], "command": command, "model": model})[-1]
+    assert what == "M, random weights, 64x96, Full, a noisy pass in pieces"
+    assert figure == "8.0 of 4.0 ms (200 %); products at 50 to 75 %, self-attention at 25 % of the best product"
     del found["command"]
     assert figures.benchmark(found)[0][2] == "`python -m fkv bench --model m --policies full,full --chunks 3`"
 
