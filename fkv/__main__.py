@@ -88,8 +88,7 @@ def exporter(arguments: argparse.Namespace, engine: Engine) -> Callable[[], Code
 
     from fkv import redraw
 
-    named = arguments.decoder or arguments.random_weights
-    return None if named or not redraw.decoder_of(engine) else partial(redraw.opened, engine)
+    return None if arguments.decoder or not redraw.decoder_of(engine) else partial(redraw.opened, engine)
 
 
 def run_bench(arguments: argparse.Namespace) -> int:

@@ -134,13 +134,17 @@ def timed(candidate: Kernel, q: Tensor, k: Tensor, v: Tensor, seconds: float = T
 
 
 def tried(name: str, q: Tensor, k: Tensor, v: Tensor, clock: Callable[[Kernel, Tensor, Tensor, Tensor], float] = timed) -> Trial:
-    """Checks and times one kernel; whatever keeps it from running is its reason, for an installed package may raise anything."""
+    """Checks and times one kernel; whatever keeps it from running is its reason, for an installed package may raise anything. That no
+    memory is left says nothing of a kernel, and is passed on.
+    """
     try:
         candidate = kernel(name)
         error = disagreement(candidate, q, k, v)
         if not error <= AGREEMENT.get(q.dtype, 1e-3):
             return Trial(name, None, error, f"differs from math by {error:.1e}")
         return Trial(name, clock(candidate, q, k, v), error)
+    except torch.OutOfMemoryError:
+        raise
     except Exception as problem:
         return Trial(name, None, None, _reason(problem))
 

@@ -78,6 +78,8 @@ def run(
     Raises ValueError, before the first chunk, for policies or a prompt that cannot run and for chunks that would all be warm-up.
     """
     kinds = chosen(engine, spellings, settings)
+    if apart and (why := pieces.refusal(engine.spec, kinds)):
+        raise ValueError(why)
     text = engine.text.encode(settings.prompt, settings.seed).embedding
     noise = seeded_noise(settings.seed, engine.spec, 1, engine.device, engine.dtype)
     meter.forget_peak(engine.device)
@@ -109,8 +111,11 @@ def run(
 
 
 def least_chunks(lanes: Sequence[LaneRun]) -> int:
-    """The fewest chunks of which one counts in every lane, from the policies' closed formulas; no lane is re-cached meanwhile."""
-    return next(chunk for chunk in itertools.count(FIRST_CHUNKS) if not any(lane.filling(chunk, past(lane, chunk)) for lane in lanes)) + 1
+    """The fewest chunks of which one counts in every lane, from the policies' closed formulas; no lane is re-cached meanwhile. Where passes
+    are recorded, one chunk more goes by before that, and one in which they are.
+    """
+    full = next(chunk for chunk in itertools.count(FIRST_CHUNKS) if not any(lane.filling(chunk, past(lane, chunk)) for lane in lanes))
+    return full + 1 + 2 * any(replays(lane) is not None for lane in lanes)
 
 
 def past(lane: LaneRun, chunk: int) -> int:

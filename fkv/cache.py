@@ -112,13 +112,18 @@ class Policy(ABC):
         """Decisions across layers, once every layer has been updated. Gives back as it is the list of a layer that was `final`."""
         return layers
 
+    @property
+    def looks_back(self) -> bool:
+        """Whether anything is decided in `finish`."""
+        return type(self).finish is not Policy.finish
+
     def final(self, groups: list[HeadGroup]) -> bool:
         """Whether `finish` will leave what `update` gave for a layer as it is."""
-        return type(self).finish is Policy.finish
+        return not self.looks_back
 
     def waiting(self, geometry: Geometry) -> int:
         """The most layers that are not `final` when they have been updated."""
-        return 0 if type(self).finish is Policy.finish else geometry.layers
+        return geometry.layers if self.looks_back else 0
 
     def load(self, layer: int, past: list[HeadGroup], q: Tensor, frames: int) -> list[HeadGroup]:
         """What a pass of `frames` frames attends to, besides itself."""

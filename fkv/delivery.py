@@ -42,7 +42,7 @@ class Pictures:
 
 class Delivery(Protocol):
     """Turns a chunk's latents [1, f, c, rows, columns] into pictures. `commit` runs the chunk's clean pass and may be run meanwhile; with
-    `keep` the latents are given too, in a time that belongs to no phase.
+    `keep` the latents are given too: in line in a time that belongs to no phase, beside with what is waited for.
     """
 
     def __call__(self, latents: Tensor, commit: Callable[[], None], *, keep: bool = False) -> Pictures: ...

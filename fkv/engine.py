@@ -8,6 +8,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -55,7 +56,7 @@ class Turns:
 @dataclass(frozen=True)
 class Engine:
     """Everything sessions share; nothing in it changes while they run. Hold `lock` while the device works. `decoder` is the codec's name,
-    empty for the row's own.
+    empty for the row's own; `untrained` says that no weights were read.
     """
 
     spec: ModelSpec
@@ -67,6 +68,7 @@ class Engine:
     dtype: torch.dtype
     lock: Turns = field(default_factory=Turns)
     decoder: str = ""
+    untrained: bool = False
 
     @property
     def parameters(self) -> int:
@@ -161,17 +163,20 @@ def load(
     with lock:
         model = prepare(parts.network(opening), spec, attention, graphs=graphs, quantise=by_torchao if fp8 else None)
         made = CODECS[codec or spec.codec](opening)
-    return Engine(spec, model, made, TEXTS[spec.text](opening), heads or _profile(spec), place, dtype, lock, codec or spec.codec)
+    return Engine(
+        spec, model, made, TEXTS[spec.text](opening), heads or _profile(spec), place, dtype, lock, codec or spec.codec, random_weights
+    )
 
 
 def resized(engine: Engine, size: planner.Size) -> Engine:
     """The same model at another size, (rows, columns) in pixels: its weights, codec, text, profile and lock are those of `engine`. On CUDA
-    the attention kernel is chosen now, on the shapes of the new size. Raises ValueError naming the nearest size where it cannot be.
+    the attention kernel is chosen now, on the shapes of the new size, if there is memory for that. Raises ValueError naming the nearest
+    size where it cannot be.
     """
     spec = planner.resized(engine.spec, size)
     if engine.device.type == "cuda":
         geometry = spec.geometry
-        with engine.lock:
+        with engine.lock, suppress(torch.OutOfMemoryError):
             engine.model.meet(geometry.chunk * geometry.tokens, max(spec.window, geometry.chunk) * geometry.tokens)
     return replace(engine, spec=spec)
 
@@ -205,7 +210,8 @@ def obstacle(spec: ModelSpec, device: torch.device) -> str:
 def wanted(engine: Engine, lanes: Sequence[str], chunks: int = 0) -> planner.Wanted:
     """A run of these lanes' spellings here, as the planner takes it. Raises ValueError on a spelling that is none."""
     kinds = tuple(parse(lane) for lane in lanes)
-    return planner.Wanted(engine.spec, kinds, chunks, engine.dtype.itemsize, engine.decoder, engine.device.type == "cuda")
+    on_cuda, quantised = engine.device.type == "cuda", engine.model.quantise is not None
+    return planner.Wanted(engine.spec, kinds, chunks, engine.dtype.itemsize, engine.decoder, on_cuda, quantised)
 
 
 def check(engine: Engine, lanes: Sequence[str], chunks: int = 0, *, roles: Roles | None = None, fewer: bool = False) -> None:

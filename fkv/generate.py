@@ -66,7 +66,7 @@ class Film:
         sides = [self.pending[lane].pixels if lane in self.pending else black for lane in LANES]
         labels = [self.pending[lane].label if lane in self.pending else "ended" for lane in LANES]
         self.spool.add(sides[0], sides[1], *labels)
-        if len(self.pending) == len(LANES):
+        if len(self.pending) == len(LANES) and self.rows and self.rows[-1]["chunk"] == some.chunk:
             values = frame_psnr(self.pending["A"], self.pending["B"])
             self.rows[-1]["psnr"] = round(min(EQUAL_DB, statistics.median(values)), 3)
         self.numbers.append(some.chunk)

@@ -113,7 +113,8 @@ class LaneRun:
         self.watch.mark("text")
         self.deliver = delivery(engine.codec.decoder(), encode, self.watch, None if in_line else side_of(engine.device))
         self.held = held(self.stream.cache)
-        self.pixel_frames = self.recached = self.recorded = 0
+        self.pixel_frames = self.recached = 0
+        self.recorded: tuple[int, int] | None = None
         self.latents = latents
 
     @property
@@ -148,7 +149,7 @@ class LaneRun:
         """Measurements of the step that gave `frames`. The stopwatch begins again."""
         ms, spec = self.watch.phases(), self.engine.spec
         past, committed = self.past(), self.stream.chunks - 1
-        before, self.recorded = self.recorded, recordings_of(self.stream.cache)
+        recording = self._recording(committed)
         self.watch.start()
         return Sample(
             lane=self.name,
@@ -162,13 +163,22 @@ class LaneRun:
             bytes_allocated=self.held.allocated,
             bytes_expected=self.expected_bytes(committed),
             recached=0 < self.recached == committed,
-            warmup=frames.chunk < FIRST_CHUNKS or self.recorded != before or self.filling(committed, past),
+            warmup=frames.chunk < FIRST_CHUNKS or recording or self.filling(committed, past),
             past=past,
             window=f"{spec.chunk} new frames, looking back on up to {past} kept ones",
             probe_share=probe_share,
             memory_bytes=meter.memory_bytes(self.engine.device),
             policy=frames.policy,
         )
+
+    def _recording(self, committed: int) -> bool:
+        """Whether passes of the newest chunk were recorded, or met for the first time and will be, their cache being as large again."""
+        before, self.recorded = self.recorded, recorded(self.stream.cache)
+        if self.recorded is None:
+            return False
+        fresh, replayed = self.recorded
+        again = self.expected_bytes(committed) == self.expected_bytes(committed + 1)
+        return fresh != (before or (0, 0))[0] or (again and replayed == (before or (0, 0))[1])
 
     def past(self) -> int:
         """Frames' worth of tokens of the fullest head group the newest chunk saw, rounded up."""
@@ -198,9 +208,10 @@ class LaneRun:
         return Residency(self.name, frames.chunk, layer, current, kept, similarity)
 
 
-def recordings_of(cache: KVCache) -> int:
-    """How many recordings of passes have been tried on a cache; 0 where none are made."""
-    return cache.recordings.fresh if isinstance(cache, SlotCache) and cache.recordings is not None else 0
+def recorded(cache: KVCache) -> tuple[int, int] | None:
+    """How many recordings of passes have been tried on a cache, and how many passes replayed; None where none can be."""
+    recordings = cache.recordings if isinstance(cache, SlotCache) else None
+    return None if recordings is None or recordings.refused or not recordings.made else (recordings.fresh, recordings.replayed)
 
 
 def kept_frames(name: str, heads: int, pos: Tensor, cache: KVCache | Held, segments: int) -> Kept:

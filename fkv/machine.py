@@ -5,13 +5,14 @@ from __future__ import annotations
 import platform
 import signal
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import date
 from importlib import metadata
 from types import FrameType
-from typing import Any
+from typing import IO, Any
 
 import torch
 
@@ -61,8 +62,12 @@ LOAD = ("clocks.sm", "power.draw", "temperature.gpu")
 
 
 def nvidia_smi(device: torch.device, fields: tuple[str, ...], *more: str) -> list[str]:
-    """The command that asks the NVIDIA driver about a device, values separated by commas."""
-    index = torch.cuda.current_device() if device.index is None else device.index
+    """The command that asks the NVIDIA driver about a device, values separated by commas. Devices are numbered otherwise there where some
+    are hidden, so it is asked by its own name where torch knows that.
+    """
+    index = device.index or 0
+    with suppress(AssertionError, RuntimeError, AttributeError):
+        index = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
     return ["nvidia-smi", f"--id={index}", f"--query-gpu={','.join(fields)}", *more]
 
 
@@ -86,19 +91,26 @@ class Load:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.told: dict[str, Any] | None = None
-        self._asking: subprocess.Popen[str] | None = None
+        self._asking: subprocess.Popen[bytes] | None = None
+        self._answers: IO[str] | None = None
 
     def __enter__(self) -> Load:
         if self.device.type == "cuda":
             words = nvidia_smi(self.device, LOAD, "--format=csv,noheader,nounits", "--loop-ms=1000")
             with suppress(OSError):
-                self._asking = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+                self._answers = tempfile.TemporaryFile("w+")
+                self._asking = subprocess.Popen(words, stdout=self._answers, stderr=subprocess.DEVNULL)
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._asking is not None:
             self._asking.terminate()
-            self.told = fared(self._asking.communicate()[0])
+            with suppress(subprocess.TimeoutExpired):
+                self._asking.wait(10)
+        if self._answers is not None:
+            self._answers.seek(0)
+            self.told = fared(self._answers.read())
+            self._answers.close()
 
 
 def fared(text: str) -> dict[str, Any] | None:

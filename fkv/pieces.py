@@ -1,15 +1,16 @@
 """`python -m fkv bench --pieces`: what a noisy pass is made of, each piece timed alone on the shapes that a lane has come to.
 
 A piece runs again and again on the same numbers, so it finds them in the device's caches and its kernels queued one behind the other: its
-time is the least that this engine needs for it. What the pieces of a pass leave unexplained of the time measured in the run is waiting for
-memory, and for whoever asks for the next piece.
+time is the least that this engine needs for it, or, on CUDA, what asking for it takes where that is longer. What the pieces of a pass leave
+unexplained of the time measured in the run is waiting for memory, and for whoever asks for the next piece; with graphs nobody asks, and the
+pieces may come to more than the pass.
 """
 
 from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,12 +18,22 @@ import torch
 from torch import Tensor
 
 from fkv import meter, roofline
+from fkv.cache import Policy
 from fkv.engine import Engine
 from fkv.fast import Slot, SlotCache, ops
 from fkv.lane import LaneRun
+from fkv.spec import ModelSpec
 from fkv.views import encode
 
 LAPS, LAP_MS, MOST = 7, 20.0, 200
+
+
+def refusal(spec: ModelSpec, policies: Sequence[Policy]) -> str:
+    """Why a pass under one of these policies cannot be taken apart, in a sentence; empty where all can."""
+    if spec.schedule.sampler == "rolling":
+        return f"{spec.title} denoises several chunks jointly, and such a pass cannot be taken apart; leave --pieces out"
+    chosen = next((policy for policy in policies if type(policy).load is not Policy.load), None)
+    return "" if chosen is None else f"{chosen.label} chooses what to read in every pass, which cannot be taken apart; leave --pieces out"
 
 
 @dataclass(frozen=True)
@@ -66,12 +77,9 @@ def timed(work: Callable[[], object], device: torch.device) -> float:
 
 
 def pieces(engine: Engine, lane: LaneRun) -> Iterator[Piece]:
-    """The pieces of one lane on the slots it has now; none of them changes what it keeps. Raises ValueError where a lane has no slots."""
+    """The pieces of one lane on the slots it has now, for what is not refused; none of them changes what it keeps."""
     model, cache, geometry = engine.model, lane.stream.cache, engine.spec.geometry
     length, width, layers = geometry.chunk * geometry.tokens, engine.spec.net.dim, engine.spec.net.layers
-    first = cache.rooms(0, length) if isinstance(cache, SlotCache) else None
-    if first is None:
-        raise ValueError(f"{lane.policy.label} is not read from slots, so its pieces cannot be timed apart; leave --pieces out")
     assert isinstance(cache, SlotCache)
     draw = Drawn(engine)
     own, times = model.parts[0], model.clock(engine.spec.schedule.timesteps()[0]).layers[0]

@@ -26,6 +26,7 @@ SIZES: dict[str, Size] = {
     "720p": (720, 1280),
     "1080p": (1088, 1920),
 }
+SETTLED = 32  # commits within which a cache has its fullest moment, or grows on
 LONG = 4200  # latent frames beyond which no bounded policy grows any more
 
 
@@ -56,7 +57,9 @@ def decoder_bytes(name: str, size: Size, lanes: int = 1) -> int:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is to run: one policy per lane, a size, chunks (0: without end), bytes per number, a decoder."""
+    """What is to run: one policy per lane, a size, chunks (0: without end), bytes per number, a decoder; whether the large projections are
+    in 8-bit floats.
+    """
 
     spec: ModelSpec
     lanes: tuple[Policy, ...]
@@ -64,6 +67,7 @@ class Wanted:
     itemsize: int = 2
     decoder: str = ""
     cuda: bool = True
+    quantised: bool = False
 
     @property
     def size(self) -> Size:
@@ -118,6 +122,13 @@ def parameters(net: WanConfig) -> int:
     block = 6 * d + 2 * attention + 2 * d + (d * net.ffn + net.ffn) + (net.ffn * d + d)
     text, time = net.text_dim * d + d + d * d + d, net.freq_dim * d + d + d * d + d
     return (patch + 1) * d + (net.places + net.period) * d + text + time + 6 * (d * d + d) + net.layers * block + 2 * d + (d + 1) * patch
+
+
+def weights_bytes(wanted: Wanted) -> int:
+    """Bytes of a network's weights; in 8-bit floats, what `fkv.fast.fp8` quantises takes one byte a number, scales not counted."""
+    net = wanted.spec.net
+    large = net.layers * (6 * net.dim**2 + 2 * net.dim * net.ffn) if wanted.quantised else 0
+    return parameters(net) * wanted.itemsize - large * (wanted.itemsize - 1)
 
 
 def resized(spec: ModelSpec, size: Size) -> ModelSpec:
@@ -180,7 +191,7 @@ def kept_tokens(policy: Policy, geometry: Geometry, chunks: int) -> tuple[int, .
 def full_moments(geometry: Geometry, chunks: int) -> set[int]:
     """Numbers of commits after one of which a cache is at its fullest, in a run of `chunks`, 0 for one without end."""
     last = chunks - 1 if chunks else LONG // geometry.chunk
-    return {min(last, early) for early in (1, 2, 3, 4, 8, 16)} | {last}
+    return {*range(1, min(last, SETTLED) + 1), last}
 
 
 def most_kept(policy: Policy, geometry: Geometry, chunks: int) -> int:
@@ -197,12 +208,11 @@ def committed(policy: Policy, geometry: Geometry, chunks: int, per_token: int) -
     """The most bytes a commit holds besides the lane's own, in a run of `chunks`, with so many bytes per kept token of a head.
 
     Layer by layer, what one keeps from now on is there twice, and room for a chunk, while what it kept so far still is; the chunk too where
-    a policy looks at it before it decides. Layers that wait for another one's decision stay as they are written until then.
+    a policy looks at it before it decides. Layers that wait for another one's decision keep their chunk until then.
     """
     kept = [kept_tokens(policy, geometry, point) for point in full_moments(geometry, chunks)]
     widest, chunk = max(map(max, kept)), geometry.chunk * geometry.tokens * geometry.heads
-    deciding = type(policy).finish is not Policy.finish
-    return per_token * ((2 + deciding) * widest + (1 + deciding) * chunk + policy.waiting(geometry) * (2 * widest + chunk))
+    return per_token * ((2 + policy.looks_back) * widest + (1 + policy.looks_back) * chunk + policy.waiting(geometry) * (widest + chunk))
 
 
 def plan(wanted: Wanted, roles: Roles | None = None) -> Plan:
@@ -226,7 +236,7 @@ def plan(wanted: Wanted, roles: Roles | None = None) -> Plan:
     joined = 2 * (widest + drawn) * net.dim * item
     pictures = decoder_bytes(wanted.draws_with, wanted.size)
     own = 1_000_000_000 if wanted.cuda else 500_000_000
-    return Plan(parameters(net) * item, tuple(lanes), commit, hidden + joined, pictures, own)
+    return Plan(weights_bytes(wanted), tuple(lanes), commit, hidden + joined, pictures, own)
 
 
 def tera_operations(wanted: Wanted, roles: Roles | None = None) -> tuple[float, ...]:

@@ -35,8 +35,9 @@ Drawn = tuple[np.ndarray, np.ndarray, str, str]
 
 
 def decoder_of(engine: Engine) -> str:
-    """The codec that finished videos of an engine are drawn with; "" where its row names none, or the one in use."""
-    return engine.spec.export if engine.spec.export and engine.spec.export != engine.decoder else ""
+    """The codec that finished videos of an engine are drawn with; "" where its row names none, or the one in use, or where
+    no weights were read."""
+    return engine.spec.export if engine.spec.export and engine.spec.export != engine.decoder and not engine.untrained else ""
 
 
 def obstacle(engine: Engine) -> str:
@@ -59,7 +60,8 @@ def redrawn(
     engine: Engine, export: Callable[[], Codec], chunks: Sequence[Mapping[Lane, Clean]], *, warm_up: int = 0
 ) -> Generator[Drawn, None, None]:
     """Both lanes of every chunk as a `Spool` takes them (uint8 RGB [n, H, W, 3] and labels), drawn by the codec that `export` opens, once;
-    a lane that has ended is black. The engine's lock is held for one lane's chunk at a time: sessions go on between.
+    a lane that has ended is black. The engine's lock is held while the codec is opened, then for one lane's chunk at a time: sessions go on
+    between.
 
     Decoders are causal and begin a video with what they never do again: TAEHV and the Wan VAE make one pixel frame of the first latent
     frame and four of every later one. So a video that begins in the middle comes after `warm_up` chunks that are decoded and not shown;

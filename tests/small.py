@@ -20,12 +20,9 @@ Kind = TypeVar("Kind")
 
 
 def small_engine() -> engine.Engine:
-    """A small random model with a head profile whose rule makes the first head of each layer static."""
-    scores = [[0.9, 0.1, 0.7, 0.3]] * 2
-    loaded = engine.load(SPEC, "cpu", random_weights=True)
-    return replace(
-        loaded, profile=HeadProfile.of_scores("small", scores, recipe={"built_in": {"what": "head 0 sees little"}}).by_threshold(0.8)
-    )
+    """A small random model, which passes for a trained one, with a head profile whose rule makes the first head of each layer static."""
+    profile = HeadProfile.of_scores("small", [[0.9, 0.1, 0.7, 0.3]] * 2, recipe={"built_in": {"what": "head 0 sees little"}})
+    return replace(engine.load(SPEC, "cpu", random_weights=True), profile=profile.by_threshold(0.8), untrained=False)
 
 
 def of(kind: type[Kind], events: list[Event]) -> list[Kind]:

@@ -91,3 +91,15 @@ def test_the_doctor_reports_each_flash_attn_by_importing_its_function(install: I
         (True, "flash-attn-3", f"not here (libcuda.so.1 is missing; {rest}"),
         (True, "flash-attn-4", "flash_attn.cute can be imported"),
     ]
+
+
+def test_a_kernel_that_finds_no_memory_is_not_called_unfit(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: object) -> float:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("fkv.attention.disagreement", full)
+    q = torch.randn(1, 2, 4, 8)
+    chooser = Attention("math")
+    with pytest.raises(torch.OutOfMemoryError):
+        chooser(q, q, q)
+    assert not chooser.chosen

@@ -264,6 +264,7 @@ class ExportingEngine(StandInEngine):
 
     spec: ModelSpec = field(default_factory=lambda: replace(POCKET, export="stand-in"))
     decoder: str = "pocket"
+    untrained: bool = False
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     dtype: torch.dtype = torch.float32
     lock: Turns = field(default_factory=Turns)

@@ -19,6 +19,7 @@ from fkv.codec import Codec, pocket_random
 from fkv.engine import Engine
 from fkv.events import Frames, Settings
 from fkv.flags import parser
+from fkv.lane import LaneRun
 from fkv.session import Session
 from fkv.spec import SELF_FORCING
 
@@ -46,6 +47,16 @@ def filmed(small: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ca
 
 def lanes(film: Film) -> np.ndarray:
     return np.stack([np.stack(pair) for pair in film])
+
+
+def test_a_run_whose_lanes_are_lost_before_their_numbers_leaves_its_frames(
+    small: Engine, filmed: Callable[..., Film], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(run: LaneRun, frames: Frames, probe_share: float) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(LaneRun, "sample", failing)
+    assert len(filmed(None)) == 12
 
 
 def test_the_same_decoder_draws_the_same_video_again(small: Engine, filmed: Callable[..., Film]) -> None:
@@ -98,5 +109,5 @@ def test_latents_come_only_where_they_are_asked_for_and_change_nothing_else(smal
 )
 def test_a_row_with_a_decoder_for_finished_videos_uses_it_unless_one_is_named(small: Engine, words: str, draws: bool) -> None:
     arguments: Any = parser().parse_args(["generate", "--model", "self-forcing", *words.split()])
-    assert (exporter(arguments, replace(small, spec=SELF_FORCING)) is not None) == draws
+    assert (exporter(arguments, replace(small, spec=SELF_FORCING, untrained="random" in words)) is not None) == draws
     assert exporter(arguments, small) is None

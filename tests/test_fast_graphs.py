@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from fkv import engine
+from fkv import bench, engine
 from fkv.fast import SlotCache, prepare
 from fkv.fast.graphs import Recorder, Recordings
 from fkv.fast.model import FastWan
@@ -108,6 +108,18 @@ def test_a_chunk_in_which_passes_are_recorded_is_warm_up() -> None:
         made.append(recordings(run.stream).fresh)
     assert made == [0, 0, 2, 2, 2, 2]
     assert warm == [True, True, True, False, False, False]
+    assert bench.least_chunks([run]) == 5
+
+
+def test_a_chunk_before_its_passes_are_recorded_is_warm_up_where_they_will_be() -> None:
+    loaded = engine.load(SPEC, "cpu", random_weights=True)
+    loaded.model.recorder = lambda: tape
+    text, noise = loaded.text.encode("a red ball bouncing over green hills").embedding, seeded_noise(0, SPEC)
+    for spelling, first in (("full:12", 5), ("full", 6)):
+        run = LaneRun("A", loaded, text, parse(spelling), noise)
+        warm = [run.sample(run.step(), 0.0).warmup for _ in range(9)]
+        assert warm.index(False) == first, spelling
+        assert not any(warm[first:])
 
 
 def test_graphs_without_cuda_are_refused() -> None:

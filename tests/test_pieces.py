@@ -12,6 +12,7 @@ from fkv.events import Settings
 from fkv.heads import HeadProfile
 from fkv.lane import LaneRun
 from fkv.policies import parse
+from fkv.policies.window import Window
 from fkv.stream import seeded_noise
 from tests.small import SPEC
 
@@ -78,3 +79,14 @@ def test_a_share_of_the_best_rate_is_what_a_call_takes_at_that_rate(small: engin
     assert pieces.explained(plain) == 2.0 * sum(entry["calls"] for entry in plain)
     assert [entry["share_of_best"] for entry in plain if entry["piece"] == "add and norm"] == [None]
     assert pieces.table(plain, 4 * pieces.explained(plain)).endswith("that one took (25 %).")
+
+
+def test_a_pass_that_cannot_be_taken_apart_is_refused_before_the_first_chunk(small: engine.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LaneRun, "step", lambda run, probe=None: pytest.fail("a chunk was drawn"))
+    settings = Settings(prompt="a red ball bouncing over green hills", chunks=8)
+    rolling = replace(small, spec=replace(small.spec, schedule=replace(small.spec.schedule, sampler="rolling")))
+    with pytest.raises(ValueError, match="several chunks jointly, and such a pass cannot be taken apart; leave --pieces out"):
+        bench.run(rolling, ["full:9"], settings, apart=True)
+    monkeypatch.setattr(Window, "load", lambda policy, layer, past, q, frames: past)
+    with pytest.raises(ValueError, match="Window, 3 first \\+ 3 newest chooses what to read in every pass"):
+        bench.run(small, ["full:9", "window:6:3"], settings, apart=True)

@@ -59,7 +59,7 @@ def test_a_commit_holds_one_layer_more_of_the_widest_lane_and_those_that_wait_fo
     assert commit("full:21") == commit("full:21", "full:21") == commit("window:12:3", "full:21") == (2 * 18 + 3) * frame
     assert commit("window:12:3") == (2 * 9 + 3) * frame
     assert commit("forcing-kv") == (3 * 3 + 2 * 3) * frame
-    assert commit("forcing-kv:similarity_layer=2") == (3 * 3 + 2 * 3 + 2 * 3 + 3) * frame
+    assert commit("forcing-kv:similarity_layer=2") == (3 * 3 + 2 * 3 + 3 + 3) * frame
     one, two = (planner.plan(Wanted(spec, (parse("full:21"),) * lanes, itemsize=4)) for lanes in (1, 2))
     assert two.total - one.total == one.lanes[0].total
     assert one.total - one.commit_bytes == (one.weights_bytes + one.lanes[0].total + one.pass_bytes + one.decoder_bytes + one.device_bytes)
@@ -109,6 +109,23 @@ def test_a_model_that_denoises_jointly_is_planned_with_its_five_chunks_at_once_a
     assert joint.lanes[0].policy == one.lanes[0].policy == "full:frames=21"
     assert joint.lanes[0].cache_bytes - one.lanes[0].cache_bytes == 3 * 287_539_200
     assert 3 * one.pass_bytes < joint.pass_bytes < 5 * one.pass_bytes
+
+
+@pytest.mark.parametrize(
+    "lane", ["forcing-kv:static_recent=5,dynamic_recent=20,start_chunk=7", "forcing-kv:start_chunk=13,dynamic_recent=9"]
+)
+def test_the_fullest_moment_is_found_wherever_heads_part(lane: str) -> None:
+    policy = planner.fitted(parse(lane), tiny_spec().geometry)
+    kept = [sum(planner.kept_tokens(policy, tiny_spec().geometry, chunks)) for chunks in range(60)]
+    assert planner.most_kept(policy, tiny_spec().geometry, 0) == max(kept)
+
+
+def test_projections_in_8_bit_floats_take_one_byte_a_number() -> None:
+    """Krea: 40 layers of width 5120 and 13824; six projections of attention and two of the feed-forward are quantised."""
+    wanted = Wanted(KREA, BOTH)
+    plain, eight = (planner.plan(replace(wanted, quantised=quantised)) for quantised in (False, True))
+    assert plain.weights_bytes - eight.weights_bytes == 40 * (6 * 5120**2 + 2 * 5120 * 13824)
+    assert plain.lanes == eight.lanes
 
 
 def test_published_memory_of_480p_is_met() -> None:

@@ -81,6 +81,26 @@ def test_a_joint_pass_sees_the_anchor_right_before_its_working_frames_and_a_clea
     assert clean[9] == list(range(6, 24))
 
 
+@pytest.mark.parametrize("change", ["prompt", "policy"])
+def test_a_recache_sees_the_anchor_right_before_the_frames_it_reads_again(change: str) -> None:
+    """After 30 frames the newest 18 are read again, 12 to 29: the anchor stands at 9 to 11."""
+    spec = rolling_spec()
+    stream = rolling(spec)
+    for _ in range(10):
+        stream.step()
+    seen, load = [], Anchored.load
+
+    def watching(policy: Anchored, layer: int, past: list, q: torch.Tensor, frames: int) -> list:
+        found = load(policy, layer, past, q, frames)
+        seen.append((frames, [sorted(set(group.pos[:, 0].tolist())) for group in found]))
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Anchored, "load", watching)
+        stream.recache(text=tiny_text(spec, seed=1)) if change == "prompt" else stream.recache(policy=trained(spec))
+    assert seen[-1] == (18, [[9, 10, 11]])
+
+
 def test_a_turned_anchor_is_the_anchor_rotated_for_its_new_place() -> None:
     spec = tiny_spec()
     geometry = spec.geometry

@@ -44,11 +44,12 @@ class CudaRecorder:
 
 @dataclass(frozen=True)
 class Recording:
-    """One recorded pass and the places it reads."""
+    """One recorded pass and the places it reads; `held` are those that nobody else may keep."""
 
     given: Given
     replay: Replay
     out: Tensor
+    held: object = None
 
     def again(self, given: Given) -> Tensor:
         for own, new in zip(self.given, given, strict=True):
@@ -68,21 +69,23 @@ class Recordings:
     fresh: int = 0
     refused: str = ""
 
-    def run(self, t: Time, given: Given, places: tuple[object, ...], work: Work) -> Tensor:
-        """The result of `work(*given)`, replayed where it can be. `places`, compared by identity, are all else that the work reads."""
+    def run(self, t: Time, given: Given, places: tuple[object, ...], work: Work, held: object = None) -> Tensor:
+        """The result of `work(*given)`, replayed where it can be. `places`, compared by identity, are all else that the work reads, but for
+        what is `held` for a timestep.
+        """
         if len(self.places) != len(places) or any(old is not new for old, new in zip(self.places, places)):
             self.made, self.places = {}, places
         key = (t, given[0].shape)
         if self.refused or key not in self.made:
             self.made.setdefault(key, None)
             return work(*given)
-        found = self.made[key] or self._record(key, given, work)
+        found = self.made[key] or self._record(key, given, work, held)
         if found is None:
             return work(*given)
         self.replayed += 1
         return found.again(given)
 
-    def _record(self, key: tuple[Time, torch.Size], given: Given, work: Work) -> Recording | None:
+    def _record(self, key: tuple[Time, torch.Size], given: Given, work: Work, held: object) -> Recording | None:
         """A recording that gives what the work gives; None, for good and with the reason, where there is none."""
         self.fresh += 1
         wanted = work(*given)
@@ -92,7 +95,7 @@ class Recordings:
         except RuntimeError as error:
             self.refused = str(error).splitlines()[0]
             return None
-        found = Recording(own, replay, out)
+        found = Recording(own, replay, out, held)
         apart = float((found.again(given).float() - wanted.float()).abs().max() / wanted.float().abs().max())
         if not apart <= ALLOWED:
             self.refused = f"a replay differs from its pass by {apart:.1e}"

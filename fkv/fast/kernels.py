@@ -87,12 +87,12 @@ def _stored(
 
 
 def residual_norm(x: Tensor, y: Tensor, gate: Tensor | None, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    """`ops.residual_norm` in one launch; x and y must be contiguous."""
-    out, width, gates = torch.empty_like(x), x.shape[-1], weight if gate is None else gate.contiguous()
+    """`ops.residual_norm` in one launch; x and all tables must be contiguous."""
+    out, width, gates = torch.empty_like(x), x.shape[-1], weight if gate is None else gate
     frames = max(len(table) if table.dim() > 1 else 1 for table in (gates, weight))
     gate_step, norm_step = (width if table.dim() > 1 else 0 for table in (gates, weight))
     _residual_norm[(x.numel() // width,)](
-        x, y.contiguous(), gates, weight.contiguous(), bias.contiguous(), out,
+        x, y.contiguous(), gates, weight, bias, out,
         width, x.shape[1], x.shape[1] // frames, gate_step, norm_step, eps, gate is not None, triton.next_power_of_2(width),
     )  # fmt: skip
     return out

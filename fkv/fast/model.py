@@ -153,7 +153,11 @@ class FastWan(CausalWan):
         when = self.when(start, x.shape[1], *self._grid(x))
         if probe is None and isinstance(cache, SlotCache) and cache.recordings and not cache.writable and cache.ready(when.turn.shape[0]):
             given, places = (x, *(part for part in when if part is not None)), (cache.epoch, text)
-            return cache.recordings.run(t, given, places, lambda x, *when: self._flow(x, t, When(*when), text, cache, start, None))
+
+            def work(x: Tensor, *when: Tensor) -> Tensor:
+                return self._flow(x, t, When(*when), text, cache, start, None)
+
+            return cache.recordings.run(t, given, places, work, self.clock(t))
         return self._flow(x, t, when, text, cache, start, probe)
 
     @torch.inference_mode()

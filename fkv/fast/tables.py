@@ -35,7 +35,7 @@ class Clock:
 
 def moment(part: Tensor) -> Moment:
     """A layer's moment from its modulation [..., 6, D]: shift, scale, gate, and the same of the feed-forward."""
-    shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = part.unbind(-2)
+    shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = (side.contiguous() for side in part.unbind(-2))
     return Moment(1 + scale, shift, gate, 1 + ffn_scale, ffn_shift, ffn_gate)
 
 
@@ -47,5 +47,5 @@ def clock(model: CausalWan, t: Time) -> Clock:
     ends = model.head.modulation + embedding[0][:, None]
     if not isinstance(t, tuple):
         parts, ends = parts.squeeze(1), ends.squeeze(0)
-    shift, scale = ends.unbind(-2)
+    shift, scale = (side.contiguous() for side in ends.unbind(-2))
     return Clock(tuple(moment(part) for part in parts), 1 + scale, shift)

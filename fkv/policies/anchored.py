@@ -63,7 +63,7 @@ class Anchored(Policy):
         if frames < self.joint:
             room = (self.frames - frames) * size
             return [group] if end <= room else [cut([group], [("recent", [(end - room, end)])])]
-        working = min((self.frames - frames) * size - sink, end - sink)
+        working = max(0, min((self.frames - frames) * size, end) - sink)
         seen = cut([group], [("sink", [(0, sink)]), ("recent", [(end - working, end)])])
         return [moved(seen, sink, group.end - (working + sink) // size)]
 
@@ -71,7 +71,7 @@ class Anchored(Policy):
         return min(frames, self.frames - self.anchor)
 
     def retain(self, layer: int, past: list[HeadGroup], start: int) -> list[HeadGroup]:
-        return [merge(past, "sink")] if past else []
+        return [replace(merge(past, "sink"), end=start)] if past else []
 
     def expected(self, layer: int, chunks: int, geometry: Geometry, recached: int = 0) -> list[tuple[int, int]]:
         frames = chunks * geometry.chunk

@@ -142,7 +142,7 @@ class ForcingKV(Policy):
         return ends(parts, self.sink * geometry.tokens, recent * geometry.tokens)
 
     def _advance(self, group: HeadGroup, new: HeadGroup, geometry: Geometry) -> HeadGroup:
-        """A group after one more chunk. A dynamic group stays open until `finish` has compared its frames."""
+        """A group after one more chunk. A dynamic group stays open until its frames are compared."""
         if group.name == "static" or not self.dynamic:
             return self._slide([group, new], self.static_recent if group.name == "static" else self.dynamic_recent, geometry)
         (_, sink), dynamic, recent = group.span("sink"), group.span("dynamic"), group.span("recent")

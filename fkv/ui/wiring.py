@@ -95,13 +95,17 @@ def paragraph(*sentences: str, error: bool = False) -> str:
 
 def _running(widgets: Widgets, house: House) -> None:
     def before(request: gr.Request, model: str, size: str | None, prompt: str, *asked: Any) -> tuple[str, str, dict[str, Any]]:
-        """What is said at the start: that the lanes may not fit the device, and what of the prompt cannot be read."""
+        """What is said at the start: that the lanes may not fit the device, and what of the prompt cannot be read. A start that is refused
+        leaves the run before as it is, paused or not.
+        """
         edition = house.backend.edition(model, size)
-        engine, words = house.shelf.ready(edition), ""
+        engine, words, label = house.shelf.ready(edition), "", gr.skip()
         with suppress(ValueError):
-            words = house.warning(engine, _asked(widgets, house, house.visitor(request), edition, prompt, *asked))
+            chosen = _asked(widgets, house, house.visitor(request), edition, prompt, *asked)
+            house.check(engine, chosen)
+            words, label = house.warning(engine, chosen), gr.update(value="Pause")
         note = "" if engine is None else reading(engine, prompt)[1]
-        return words and paragraph(sentence(ValueError(words)), error=True), note, gr.update(value="Pause")
+        return words and paragraph(sentence(ValueError(words)), error=True), note, label
 
     def start(request: gr.Request, model: str, size: str | None, *asked: Any) -> Iterator[str]:
         visitor, edition = house.visitor(request), house.backend.edition(model, size)
