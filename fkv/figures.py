@@ -157,7 +157,7 @@ def _gap(metrics: dict[str, Any], name: str) -> str:
 def _benchmarks(paths: list[Path]) -> list[Row]:
     """Every benchmark's rows, and an empty one for each that needs a GPU and has not been run."""
     reports = [_read(path) for path in paths]
-    run = {found.get("command") for found in reports}
+    run = {str(found.get("command")).replace(" --pieces", "") for found in reports}
     awaited = [(what, "", f"`{command}`", "") for what, command in AWAITED.items() if command not in run]
     return [row for found in reports for row in benchmark(found)] + awaited
 

@@ -36,11 +36,13 @@ def test_an_awaited_benchmark_goes_by_the_command_that_its_report_will_name() ->
         assert command == " ".join(["python", "-m", "fkv", "bench", *bench.words(asked, usual), "--policies", asked.policies])
 
 
-def test_a_benchmark_that_was_run_is_awaited_no_longer(tmp_path: Path) -> None:
+@pytest.mark.parametrize("more", ["", "--pieces "])
+def test_a_benchmark_that_was_run_is_awaited_no_longer(tmp_path: Path, more: str) -> None:
     known = ROOT / "assets" / "benchmarks" / "pocket-cpu-1000-frames.json"
     (what, command), *others = figures.AWAITED.items()
+    run = {"command": command.replace("--policies", f"{more}--policies")}
     (tmp_path / "assets" / "benchmarks").mkdir(parents=True)
-    (tmp_path / "assets" / "benchmarks" / "one.json").write_text(json.dumps(json.loads(known.read_text()) | {"command": command}))
+    (tmp_path / "assets" / "benchmarks" / "one.json").write_text(json.dumps(json.loads(known.read_text()) | run))
     table = figures.table(tmp_path)
     assert what + " |" not in table
     assert all(f"| {other} |" in table for other, _ in others)
