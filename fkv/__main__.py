@@ -56,12 +56,13 @@ def planned(arguments: argparse.Namespace, lanes: Sequence[str], chunks: int, *,
     return engine
 
 
-def trained(arguments: argparse.Namespace) -> str:
-    """The spelling of the cache that the model was trained with."""
+def usual(arguments: argparse.Namespace) -> tuple[str, str]:
+    """The spellings of both lanes' policies where none are asked for: the cache that the model was trained with, and a compressed one."""
     from fkv import advice
     from fkv.spec import find
 
-    return advice.trained(find(arguments.model))
+    spec = find(arguments.model)
+    return advice.trained(spec), "forcing-kv" if arguments.heads else advice.compressed(spec)
 
 
 def run_generate(arguments: argparse.Namespace) -> int:
@@ -72,8 +73,8 @@ def run_generate(arguments: argparse.Namespace) -> int:
     settings = Settings(
         prompt=arguments.prompt,
         seed=arguments.seed,
-        left=trained(arguments) if arguments.left is None else arguments.left,
-        right=arguments.right,
+        left=usual(arguments)[0] if arguments.left is None else arguments.left,
+        right=usual(arguments)[1] if arguments.right is None else arguments.right,
         chunks=arguments.chunks,
         threshold=arguments.threshold,
     )
@@ -103,7 +104,7 @@ def run_bench(arguments: argparse.Namespace) -> int:
     beside = arguments.json.with_suffix(".md") if arguments.json and arguments.markdown else None
     apart(json=arguments.json, markdown=beside)
     settings = Settings(prompt=arguments.prompt, seed=arguments.seed, chunks=arguments.chunks, threshold=arguments.threshold)
-    asked = f"{trained(arguments)},forcing-kv" if arguments.policies is None else arguments.policies
+    asked = ",".join(usual(arguments)) if arguments.policies is None else arguments.policies
     kinds = policies.split(asked)
     engine = planned(arguments, kinds, settings.chunks, fewer=True)
     with machine.interruptible() as stop:

@@ -94,6 +94,11 @@ def trained(spec: ModelSpec) -> str:
     return f"window:{spec.window}:{spec.sink}" if windowed else f"full:{spec.window}"
 
 
+def compressed(spec: ModelSpec) -> str:
+    """The spelling of the cache to set beside it: Forcing-KV, or a window for a model that no head profile comes with."""
+    return "forcing-kv" if spec.heads else "window"
+
+
 def lighter(wanted: Wanted) -> list[tuple[Policy, ...]]:
     """The same lanes with bounded caches: as trained, then a short window in lane A, then the last lane alone."""
     spec = wanted.spec

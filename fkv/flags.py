@@ -123,7 +123,7 @@ def parser() -> Parser:
     generate = add("generate", "generate one video in two lanes, side by side, and measure it")
     common(generate)
     generate.add_argument("--left", help=f"policy of lane A (default: the cache the model was trained with), {POLICY}")
-    generate.add_argument("--right", default="forcing-kv", help="policy of lane B (default: forcing-kv)")
+    generate.add_argument("--right", help="policy of lane B (default: forcing-kv, or window for a model without a head profile)")
     generate.add_argument("--prompt", default=PROMPT, help=f"what to show (default: {PROMPT})")
     generate.add_argument("--seed", type=whole, default=0, help="seed of the noise, the same in both lanes (default: 0)")
     generate.add_argument("--chunks", type=count, default=20, help="chunks of 3 latent frames to generate (default: 20)")
@@ -153,7 +153,7 @@ def parser() -> Parser:
     common(bench)
     bench.add_argument(
         "--policies",
-        help=f"policies separated by commas, the first is the baseline (default: as trained, and forcing-kv); each {POLICY}",
+        help=f"policies separated by commas, the first is the baseline (default: those of generate's lanes); each {POLICY}",
     )
     bench.add_argument("--chunks", type=count, default=24, help="chunks per policy, warm-up included (default: 24)")
     bench.add_argument("--prompt", default=PROMPT, help="what to show while timing")

@@ -310,6 +310,10 @@ def test_a_report_is_whole_or_not_there(tmp_path: Path) -> None:
         generate.write_json(tmp_path / "no" / "a.json", {})
 
 
-def test_the_baseline_of_a_command_is_the_cache_its_model_was_trained_with() -> None:
-    for name, cache in (("pocket", "full:21"), ("longlive", "window:12:3"), ("rolling-forcing", "full:21")):
-        assert command.trained(command.parser().parse_args(["bench", "--model", name])) == cache
+def test_the_lanes_of_a_command_are_the_cache_its_model_was_trained_with_and_the_compression_it_can_follow() -> None:
+    for name, *lanes in (
+        ("pocket", "full:21", "forcing-kv"), ("longlive", "window:12:3", "forcing-kv"), ("rolling-forcing", "full:21", "window"),
+        (f"krea-14b --heads {__file__}", "full:21", "forcing-kv"),
+    ):  # fmt: skip
+        for kind in ("bench", "generate --out x.mp4"):
+            assert list(command.usual(command.parser().parse_args([*kind.split(), "--model", *name.split()]))) == lanes

@@ -9,7 +9,7 @@ from typing import Any
 
 import gradio as gr
 
-from fkv.advice import trained
+from fkv.advice import compressed, trained
 from fkv.events import Settings
 from fkv.policies import discover
 from fkv.spec import MODELS, find
@@ -72,7 +72,8 @@ def build(
     """The page. `seats` visitors run at once, a run ends after `chunks`; `examples` are prompts to try, the first is there at the start."""
     gr.set_static_paths([EXAMPLES])  # served where they lie: copies in Gradio's cache are deleted with age, and by any other page that ends
     visitors, lobby, shelf = Visitors(), Lobby(seats), Shelf(backend.load, backend.resize)
-    defaults = Settings(prompt=examples[0] if examples else "", left=trained(find(model)), chunks=chunks)
+    own, other = trained(find(model)), compressed(find(model))
+    defaults = Settings(prompt=examples[0] if examples else "", left=own, right=other, chunks=chunks)
     with gr.Blocks(title="fkv: KV-cache compression, live", analytics_enabled=False, fill_width=True, delete_cache=(1800, 3600)) as blocks:
         house = wiring.House(visitors, lobby, shelf, backend, defaults)
         widgets = _layout(house, examples, model)
