@@ -30,7 +30,7 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--random-weights", action="store_true", help="the true shapes without the weights: for timing and memory")
     parser.add_argument("--decoder", default="", help="decoder of published models: taehv (live) or wan-vae (exact, slow)")
     parser.add_argument("--attention", default="auto", help="attention kernel: auto (the fastest that agrees), sdpa, cudnn, flash, ...")
-    parser.add_argument("--graphs", action="store_true", help="replay noisy passes as CUDA graphs")
+    parser.add_argument("--graphs", action="store_true", help="replay passes as CUDA graphs")
     parser.add_argument("--fp8", action="store_true", help="large products in 8-bit floats, and what that changes is measured")
     parser.add_argument("--heads", type=readable, metavar="FILE", help=f"for the model shown first: {HEADS}")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1 (default auto)")

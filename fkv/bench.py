@@ -20,6 +20,7 @@ from typing import Any
 
 from fkv import doctor, machine, meter, pieces, policies, roofline
 from fkv.cache import Policy
+from fkv.delivery import InLine
 from fkv.engine import Engine, model_facts
 from fkv.events import Sample, Settings
 from fkv.fast import SlotCache
@@ -112,10 +113,11 @@ def run(
 
 def least_chunks(lanes: Sequence[LaneRun]) -> int:
     """The fewest chunks of which one counts in every lane, from the policies' closed formulas; no lane is re-cached meanwhile. Where passes
-    are recorded, one chunk more goes by before that, and one in which they are.
+    are recorded, one chunk more goes by before that, and one in which they are; a third in line, where a clean pass belongs to the next.
     """
     full = next(chunk for chunk in itertools.count(FIRST_CHUNKS) if not any(lane.filling(chunk, past(lane, chunk)) for lane in lanes))
-    return full + 1 + 2 * any(replays(lane) is not None for lane in lanes)
+    recorded = [2 + isinstance(lane.deliver, InLine) for lane in lanes if replays(lane) is not None]
+    return full + 1 + max(recorded, default=0)
 
 
 def past(lane: LaneRun, chunk: int) -> int:

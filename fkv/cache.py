@@ -58,6 +58,7 @@ class Policy(ABC):
     title: ClassVar[str] = ""
     summary: ClassVar[str] = ""
     needs_roles: ClassVar[bool] = False
+    asks_queries: ClassVar[bool] = True  # whether `update` looks at queries; where not, it may be given none
     roles: Roles | None = field(default=None, kw_only=True)  # static heads of every layer
 
     @classmethod
@@ -106,7 +107,8 @@ class Policy(ABC):
 
     @abstractmethod
     def update(self, layer: int, past: list[HeadGroup], new: HeadGroup, q: Tensor, commit: Commit) -> list[HeadGroup]:
-        """The groups a layer keeps after a clean pass whose tokens, all heads, are `new`. Must not return views of `new`."""
+        """The groups a layer keeps after a clean pass whose tokens, all heads, are `new`. Must not return views of `new`. Queries q
+        [b, h, L, d]; empty, maybe, for a policy that does not ask for them."""
 
     def finish(self, layers: list[list[HeadGroup]], commit: Commit) -> list[list[HeadGroup]]:
         """Decisions across layers, once every layer has been updated. Gives back as it is the list of a layer that was `final`."""
@@ -207,7 +209,8 @@ class KVCache:
             self._commit, self._written = None, {}
 
     def write(self, layer: int, k: Tensor, v: Tensor, q: Tensor) -> None:
-        """Hands over the clean keys and values [b, h, L, d] of a layer. Raises RuntimeError outside `committing`."""
+        """Hands over the clean keys and values [b, h, L, d] of a layer, and its queries, which may be empty where the policy does not ask
+        for them. Raises RuntimeError outside `committing`."""
         if self._commit is None:
             raise RuntimeError("keys and values may be written only inside cache.committing(...); noisy passes never write")
         wanted = (self.batch, self.geometry.heads, self._commit.frames * self.geometry.tokens, self.geometry.head_dim)

@@ -143,7 +143,7 @@ def load(
 
     `threads` limits CPU threads of the whole process (0: `usual_threads`). `random_weights` reads no weights and is
     the same each time. `size` is (rows, columns) in pixels, `codec` another decoder than the row's. What is not on this machine is fetched
-    only with `download`, and `report` is told how far. `attention` names a kernel (auto: the fastest that agrees); `graphs` replays noisy
+    only with `download`, and `report` is told how far. `attention` names a kernel (auto: the fastest that agrees); `graphs` replays
     passes as CUDA graphs; `fp8` takes the large products in 8-bit floats and measures what that changes. `heads` takes the place of the
     bundled head profile. Models on one device share a `lock`: loading one waits its turn between the chunks of another. Raises ValueError
     or OSError in one sentence with the cure.

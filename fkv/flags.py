@@ -117,7 +117,7 @@ def parser() -> Parser:
         command.add_argument(
             "--attention", default="auto", help="attention kernel: auto (the fastest that agrees), sdpa, cudnn, flash, math, ..."
         )
-        command.add_argument("--graphs", action="store_true", help="replay noisy passes as CUDA graphs")
+        command.add_argument("--graphs", action="store_true", help="replay passes as CUDA graphs")
         command.add_argument("--random-weights", action="store_true", help="the true shapes without the weights: for timing and memory")
 
     generate = add("generate", "generate one video in two lanes, side by side, and measure it")

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fkv.cache import KVCache
 from fkv.fast import SlotCache, prepare
-from fkv.fast.model import FastWan
+from fkv.fast.model import FastWan, Pass
 from fkv.policies import parse
 from fkv.probe import FrameProbe
 from fkv.spec import ModelSpec, Schedule, WanConfig
@@ -207,7 +207,32 @@ def test_a_commit_leaves_what_was_read_before_as_it_was_unless_slots_are_fixed()
 
 
 @TWO
-def test_a_clean_pass_that_fails_halfway_leaves_a_cache_that_refuses_to_be_used(text: str) -> None:
+def test_a_clean_pass_whose_network_fails_halfway_changes_nothing_that_is_kept(text: str) -> None:
+    stream, plain = fast_stream(tiny_spec(), text), fast_stream(tiny_spec(), text)
+    for _ in range(4):
+        stream.step()
+        plain.step()
+    model, kept = stream.model, [group.k.clone() for groups in stream.cache.layers for group in groups]
+    assert isinstance(model, FastWan)
+    pending, mixed = stream._pending, model._mixed
+
+    def failing(this: Pass, layer: int, qkv: torch.Tensor) -> torch.Tensor:
+        if layer == 1:
+            raise MemoryError("no memory is left")
+        return mixed(this, layer, qkv)
+
+    model._mixed = failing
+    with pytest.raises(MemoryError, match="no memory is left"):
+        stream.step()
+    model._mixed = mixed
+    assert not stream.cache.torn
+    assert all(group.k.equal(k) for group, k in zip((group for groups in stream.cache.layers for group in groups), kept, strict=True))
+    stream._pending = pending
+    assert stream.step().latents.equal(plain.step().latents)
+
+
+@TWO
+def test_handing_over_that_fails_halfway_leaves_a_cache_that_refuses_to_be_used(text: str) -> None:
     stream = fast_stream(tiny_spec(), text)
     for _ in range(3):
         stream.step()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -12,14 +13,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from fkv import bench, engine
+from fkv.cache import Commit, HeadGroup
 from fkv.fast import SlotCache, prepare
 from fkv.fast.graphs import Recorder, Recordings
-from fkv.fast.model import FastWan
+from fkv.fast.model import FastWan, Pass
 from fkv.lane import LaneRun
 from fkv.policies import parse
+from fkv.policies.full import Full
 from fkv.spec import ModelSpec
 from fkv.stream import Stream, seeded_noise
 from tests.small import SPEC
+from tests.test_delivery import StandIn
 from tests.test_fast import fast_stream
 from tests.tiny import tiny_model, tiny_policy, tiny_spec, tiny_text
 
@@ -79,8 +83,51 @@ def test_replayed_passes_draw_the_same_frames_also_across_a_change_of_prompt(tex
                 stream.recache(text=tiny_text(stream.spec, seed=1))
         assert recorded.step().latents.equal(plain.step().latents), f"chunk {chunk}"
         assert recorded.cache.read_bytes == plain.cache.read_bytes
-    assert recordings(recorded).replayed >= 4
+    assert {kind for (kind, _), _ in recordings(recorded).made} == {"noisy", "clean"}
+    assert all(recordings(recorded).made.values())
+    assert recordings(recorded).replayed >= 7
     assert recordings(recorded).refused == ""
+
+
+@pytest.mark.parametrize("text", ["full:9", "window:sink=1,recent=5", "forcing-kv", "painted"])
+def test_in_a_steady_state_a_chunk_is_replayed_whole(text: str) -> None:
+    stream = recorded_stream(text)
+    for _ in range(8):
+        stream.step()
+    before, passes = recordings(stream).replayed, list[Pass]()
+    assert isinstance(stream.model, FastWan)
+
+    def through(x: Tensor, this: Pass) -> Tensor:
+        passes.append(this)
+        return x
+
+    stream.model._through = through
+    for _ in range(3):
+        stream.step()
+    assert recordings(stream).replayed == before + 3 * (len(stream.spec.schedule.steps) + 1)
+    assert passes == []
+
+
+def test_a_policy_that_asks_for_queries_gets_them_in_every_clean_pass_and_its_clean_passes_are_not_recorded() -> None:
+    spec = tiny_spec()
+    seen = list[tuple[int, ...]]()
+
+    @dataclass(frozen=True)
+    class Asking(Full):
+        asks_queries: ClassVar[bool] = True
+
+        def update(self, layer: int, past: list[HeadGroup], new: HeadGroup, q: Tensor, commit: Commit) -> list[HeadGroup]:
+            seen.append(tuple(q.shape))
+            return super().update(layer, past, new, q, commit)
+
+    stream = recorded_stream("full:6", spec=spec)
+    stream.recache(policy=Asking(frames=6))
+    plain = fast_stream(spec, "full:6")
+    for _ in range(6):
+        assert stream.step().latents.equal(plain.step().latents)
+    geometry = spec.geometry
+    assert set(seen) == {(1, geometry.heads, spec.chunk * geometry.tokens, geometry.head_dim)}
+    assert {kind for (kind, _), _ in recordings(stream).made} == {"noisy"}
 
 
 def test_a_recorder_that_fails_or_lies_is_not_used_again_and_says_why() -> None:
@@ -106,16 +153,28 @@ def test_a_chunk_in_which_passes_are_recorded_is_warm_up() -> None:
     for _ in range(6):
         warm.append(run.sample(run.step(), 0.0).warmup)
         made.append(recordings(run.stream).fresh)
-    assert made == [0, 0, 2, 2, 2, 2]
-    assert warm == [True, True, True, False, False, False]
-    assert bench.least_chunks([run]) == 5
+    assert made == [0, 0, 2, 3, 3, 3]  # in line, a chunk's clean pass belongs to the next step
+    assert warm == [True, True, True, True, False, False]
+    assert bench.least_chunks([run]) == 6
+
+
+def test_beside_the_delivery_a_chunk_and_its_clean_pass_are_recorded_in_one_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fkv.lane.side_of", lambda device: StandIn())
+    loaded = engine.load(SPEC, "cpu", random_weights=True)
+    loaded.model.recorder = lambda: tape
+    text, noise = loaded.text.encode("a red ball bouncing over green hills").embedding, seeded_noise(0, SPEC)
+    run = LaneRun("A", loaded, text, parse("full:12"), noise)
+    warm = [run.sample(run.step(), 0.0).warmup for _ in range(8)]
+    assert recordings(run.stream).fresh == 3
+    assert warm.index(False) == 5
+    assert bench.least_chunks([run]) == 6
 
 
 def test_a_chunk_before_its_passes_are_recorded_is_warm_up_where_they_will_be() -> None:
     loaded = engine.load(SPEC, "cpu", random_weights=True)
     loaded.model.recorder = lambda: tape
     text, noise = loaded.text.encode("a red ball bouncing over green hills").embedding, seeded_noise(0, SPEC)
-    for spelling, first in (("full:12", 5), ("full", 6)):
+    for spelling, first in (("full:12", 6), ("full", 6)):
         run = LaneRun("A", loaded, text, parse(spelling), noise)
         warm = [run.sample(run.step(), 0.0).warmup for _ in range(9)]
         assert warm.index(False) == first, spelling

@@ -1,8 +1,9 @@
-"""CUDA graphs for noisy passes: what a pass does is recorded once for each phase and timestep, and replayed without Python.
+"""CUDA graphs: what a noisy or clean pass does is recorded once for each size of the cache and timestep, and replayed without Python.
 
 A recording reads fixed places: its own copies of the latents and of what their frames' numbers give, the lane's fixed slots, the prompt's
-keys and values. It is made the second time a pass is met, so that kernels have been chosen and compiled, checked against the pass itself,
-and forgotten with the slots or the prompt it reads.
+keys and values. A clean pass leaves its own in the rooms of those slots; what a policy keeps of them is no part of it. A recording is made
+the second time a pass is met, so that kernels have been chosen and compiled, checked against the pass itself, and forgotten with the slots
+or the prompt it reads.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from fkv.wan import Time
 
+Key = tuple[str, Time]  # what kind of pass, and its timestep
 Given = tuple[Tensor, ...]  # the latents, and what else changes from chunk to chunk
 Work = Callable[..., Tensor]
 Replay = Callable[[], object]
@@ -60,32 +62,34 @@ class Recording:
 
 @dataclass
 class Recordings:
-    """A lane's recordings by timestep and shape, as long as its slots and its prompt stay what they are; `fresh` counts those tried."""
+    """A lane's recordings by kind of pass, timestep and shape, as long as its slots and its prompt stay what they are; `fresh` counts those
+    tried.
+    """
 
     recorder: Recorder
-    made: dict[tuple[Time, torch.Size], Recording | None] = field(default_factory=dict)
+    made: dict[tuple[Key, torch.Size], Recording | None] = field(default_factory=dict)
     places: tuple[object, ...] = ()
     replayed: int = 0
     fresh: int = 0
     refused: str = ""
 
-    def run(self, t: Time, given: Given, places: tuple[object, ...], work: Work, held: object = None) -> Tensor:
+    def run(self, key: Key, given: Given, places: tuple[object, ...], work: Work, held: object = None) -> Tensor:
         """The result of `work(*given)`, replayed where it can be. `places`, compared by identity, are all else that the work reads, but for
         what is `held` for a timestep.
         """
         if len(self.places) != len(places) or any(old is not new for old, new in zip(self.places, places)):
             self.made, self.places = {}, places
-        key = (t, given[0].shape)
-        if self.refused or key not in self.made:
-            self.made.setdefault(key, None)
+        place = (key, given[0].shape)
+        if self.refused or place not in self.made:
+            self.made.setdefault(place, None)
             return work(*given)
-        found = self.made[key] or self._record(key, given, work, held)
+        found = self.made[place] or self._record(place, given, work, held)
         if found is None:
             return work(*given)
         self.replayed += 1
         return found.again(given)
 
-    def _record(self, key: tuple[Time, torch.Size], given: Given, work: Work, held: object) -> Recording | None:
+    def _record(self, place: tuple[Key, torch.Size], given: Given, work: Work, held: object) -> Recording | None:
         """A recording that gives what the work gives; None, for good and with the reason, where there is none."""
         self.fresh += 1
         wanted = work(*given)
@@ -100,5 +104,5 @@ class Recordings:
         if not apart <= ALLOWED:
             self.refused = f"a replay differs from its pass by {apart:.1e}"
             return None
-        self.made[key] = found
+        self.made[place] = found
         return found

@@ -10,7 +10,7 @@ projection, never one of the cache.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -40,13 +40,19 @@ class When(NamedTuple):
 
 @dataclass(frozen=True)
 class Pass:
-    """One layer of one pass: norm weights of queries and keys [2, D], rotation, first frame, number of frames."""
+    """One pass of `frames` frames from frame `start` on: its timestep, what it reads, and who looks on. Not `whole`, it ends with the last
+    layer's keys and values; where it `commits`, every layer hands its own over as soon as it has them.
+    """
 
-    layer: int
-    norm: Tensor
-    turn: Tensor
+    t: Time
+    when: When
+    text: TextKV
+    cache: KVCache
     start: int
     frames: int
+    probe: Probe | None = None
+    whole: bool = True
+    commits: bool = False
 
 
 def prepare(
@@ -151,46 +157,67 @@ class FastWan(CausalWan):
         if isinstance(t, Tensor):
             return super().forward(x, t, text, cache, start, probe)
         when = self.when(start, x.shape[1], *self._grid(x))
-        if probe is None and isinstance(cache, SlotCache) and cache.recordings and not cache.writable and cache.ready(when.turn.shape[0]):
-            given, places = (x, *(part for part in when if part is not None)), (cache.epoch, text)
-
-            def work(x: Tensor, *when: Tensor) -> Tensor:
-                return self._flow(x, t, When(*when), text, cache, start, None)
-
-            return cache.recordings.run(t, given, places, work, self.clock(t))
-        return self._flow(x, t, when, text, cache, start, probe)
+        this = Pass(t, when, text, cache, start, x.shape[1], probe, commits=cache.writable)
+        if probe is None and not cache.writable and isinstance(cache, SlotCache) and cache.ready(when.turn.shape[0]):
+            return self._recorded("noisy", x, this, cache, self._flow)
+        return self._flow(x, this)
 
     @torch.inference_mode()
     def remember(self, x: Tensor, t: Time, text: TextKV, cache: KVCache, start: int) -> None:
-        self._through(x, t, self.when(start, x.shape[1], *self._grid(x)), text, cache, start, None, whole=False)
+        """As in `CausalWan`. Where the cache's slots have room, the pass leaves its keys and values there as a noisy one does, and they are
+        handed over when it has ended: until then nothing is changed that anybody reads.
+        """
+        when = self.when(start, x.shape[1], *self._grid(x))
+        this = Pass(t, when, text, cache, start, x.shape[1], whole=False, commits=True)
+        if not (isinstance(cache, SlotCache) and cache.takes(when.turn.shape[0])):
+            self._through(x, this)
+            return
+        self._recorded("clean", x, replace(this, commits=False), cache, self._left)
+        for layer in range(self.config.layers):
+            k, v = cache.left(layer, when.turn.shape[0])
+            cache.write(layer, k, v, k.new_empty(0))
+
+    def _recorded(self, phase: str, x: Tensor, this: Pass, cache: SlotCache, work: Callable[[Tensor, Pass], Tensor]) -> Tensor:
+        """What work gives for latents and a pass that finds all it reads in slots, replayed where the cache has recordings."""
+        if cache.recordings is None:
+            return work(x, this)
+        given, places = (x, *(part for part in this.when if part is not None)), (cache.epoch, this.text)
+
+        def again(x: Tensor, *when: Tensor) -> Tensor:
+            return work(x, replace(this, when=When(*when)))
+
+        return cache.recordings.run((phase, this.t), given, places, again, self.clock(this.t))
 
     def _grid(self, x: Tensor) -> tuple[int, int]:
         """Rows and columns of tokens in a frame of latents."""
         return x.shape[3] // self.config.patch[1], x.shape[4] // self.config.patch[2]
 
-    def _flow(self, x: Tensor, t: Time, when: When, text: TextKV, cache: KVCache, start: int, probe: Probe | None) -> Tensor:
-        tokens = self._through(x, t, when, text, cache, start, probe, whole=True)
+    def _flow(self, x: Tensor, this: Pass) -> Tensor:
+        tokens = self._through(x, this)
         return self.unpatchify(F.linear(tokens, self.head.head.weight, self.head.head.bias), x.shape[1], *self._grid(x))
 
-    def _through(
-        self, x: Tensor, t: Time, when: When, text: TextKV, cache: KVCache, start: int, probe: Probe | None, *, whole: bool
-    ) -> Tensor:
-        """Normed tokens [b, L, D] before the final projection; not `whole`, the last layer only hands over its keys and values."""
-        times, eps = self.clock(t), self.config.eps
+    def _left(self, x: Tensor, this: Pass) -> Tensor:
+        """Runs a pass for what it leaves in the rooms of its slots; gives a copy of the last layer's, which all others go into."""
+        tokens = self._through(x, this).shape[1]
+        assert isinstance(this.cache, SlotCache)
+        return torch.stack(this.cache.left(self.config.layers - 1, tokens))
+
+    def _through(self, x: Tensor, this: Pass) -> Tensor:
+        """Normed tokens [b, L, D] before the final projection, or, where a pass is not whole, before the last layer."""
+        times, eps = self.clock(this.t), self.config.eps
         residual_norm = ops.residual_norm if self.kernels is None else self.kernels.residual_norm
-        tokens = self.patchify(x, when.learned).contiguous()
+        tokens = self.patchify(x, this.when.learned).contiguous()
         inner = ops.layer_norm(tokens, times.layers[0].weight, times.layers[0].bias, eps)
         for layer, (own, now) in enumerate(zip(self.parts, times.layers)):
             qkv = own.qkv(inner).unflatten(-1, (3, self.config.heads, -1))
             last = layer == self.config.layers - 1
-            if last and not whole:
-                q, k, v = _sides(ops.turned(qkv, own.norm, eps, when.turn))
-                cache.write(layer, k, v, q)
+            if last and not this.whole:
+                self._kept(this, layer, qkv)
                 break
-            out = self._mixed(Pass(layer, own.norm, when.turn, start, x.shape[1]), qkv, cache, probe)
+            out = self._mixed(this, layer, qkv)
             y = own.o(out.transpose(1, 2).flatten(2))
             inner = residual_norm(tokens, y, now.gate, *own.before_cross, eps)
-            inner = residual_norm(tokens, self._read(own, inner, text[layer]), None, now.ffn_weight, now.ffn_bias, eps)
+            inner = residual_norm(tokens, self._read(own, inner, this.text[layer]), None, now.ffn_weight, now.ffn_bias, eps)
             y = own.down(own.up(inner))
             weight, bias = (times.weight, times.bias) if last else (times.layers[layer + 1].weight, times.layers[layer + 1].bias)
             inner = residual_norm(tokens, y, now.ffn_gate, weight, bias, eps)
@@ -201,25 +228,45 @@ class FastWan(CausalWan):
         q = ops.normed(own.cross_q(inner), own.cross_norm, self.config.eps).unflatten(-1, (self.config.heads, -1)).transpose(1, 2)
         return own.cross_o(self.attention(q, *text).transpose(1, 2).flatten(2))
 
-    def _mixed(self, here: Pass, qkv: Tensor, cache: KVCache, probe: Probe | None) -> Tensor:
+    def _mixed(self, this: Pass, layer: int, qkv: Tensor) -> Tensor:
         """Self-attention [b, h, L, d] of a projection [b, L, 3, h, d] over its own chunk and what the cache keeps."""
-        rooms = cache.rooms(here.layer, qkv.shape[1]) if isinstance(cache, SlotCache) else None
-        if self.kernels is not None and rooms and probe is None and not cache.writable and isinstance(cache, SlotCache):
-            places = [cache.place(slot) for slot in rooms]
-            stored = self.kernels.stored
-            return self._grouped(qkv, rooms, [stored(qkv, here.norm, self.config.eps, here.turn, *slot) for slot in zip(rooms, places)])
-        qkv = ops.turned(qkv, here.norm, self.config.eps, here.turn)
-        q, k, v = _sides(qkv)
-        past = cache.read(here.layer, q, here.frames) if rooms is None else cache.layers[here.layer]
-        if probe is not None:
-            probe.see(here.layer, q, k, past, here.start)
-        if rooms:
-            out = self._grouped(qkv, rooms, [ops.stored(qkv, slot) for slot in rooms])
-        else:
-            out = attend(q, k, v, past, self.attention)
-        if cache.writable:
-            cache.write(here.layer, k, v, q)
+        cache = this.cache
+        rooms = cache.rooms(layer, qkv.shape[1]) if isinstance(cache, SlotCache) else None
+        if rooms and this.probe is None and not this.commits:
+            return self._grouped(qkv, rooms, self._stored(this, layer, qkv, rooms))
+        q, k, v = self._turned(this, layer, qkv)
+        past = cache.read(layer, q, this.frames) if rooms is None else cache.layers[layer]
+        if this.probe is not None:
+            this.probe.see(layer, q, k, past, this.start)
+        out = self._grouped(qkv, rooms, [ops.stored(qkv, slot) for slot in rooms]) if rooms else attend(q, k, v, past, self.attention)
+        if this.commits:
+            cache.write(layer, k, v, q)
         return out
+
+    def _kept(self, this: Pass, layer: int, qkv: Tensor) -> None:
+        """Does with a layer's keys and values what is done with them in a pass that needs nothing else of the layer."""
+        rooms = this.cache.rooms(layer, qkv.shape[1]) if isinstance(this.cache, SlotCache) and not this.commits else None
+        if rooms:
+            self._stored(this, layer, qkv, rooms)
+        else:
+            q, k, v = self._turned(this, layer, qkv)
+            this.cache.write(layer, k, v, q)
+
+    def _turned(self, this: Pass, layer: int, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, each [b, h, L, d], of a projection [b, L, 3, h, d], normed and rotated in place."""
+        q, k, v = ops.turned(qkv, self.parts[layer].norm, self.config.eps, this.when.turn).permute(2, 0, 3, 1, 4).unbind(0)
+        return q, k, v
+
+    def _stored(self, this: Pass, layer: int, qkv: Tensor, rooms: Sequence[Slot]) -> list[Tensor]:
+        """Norms and rotates a projection [b, L, 3, h, d], writes keys and values into the rooms of slots, and gives each slot's queries
+        [b, its heads, L, d].
+        """
+        norm, eps, turn, cache = self.parts[layer].norm, self.config.eps, this.when.turn, this.cache
+        if self.kernels is not None and isinstance(cache, SlotCache):
+            places = [cache.place(slot) for slot in rooms]
+            return [self.kernels.stored(qkv, norm, eps, turn, *pair) for pair in zip(rooms, places)]
+        ops.turned(qkv, norm, eps, turn)
+        return [ops.stored(qkv, slot) for slot in rooms]
 
     def _grouped(self, qkv: Tensor, rooms: Sequence[Slot], queries: Sequence[Tensor]) -> Tensor:
         """Attention [b, h, L, d] of each group's queries [b, its heads, L, d] in its slot."""
@@ -230,9 +277,3 @@ class FastWan(CausalWan):
         for slot, part in zip(rooms, parts):
             out.index_copy_(1, slot.heads, part)
         return out
-
-
-def _sides(qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, keys and values, each [b, h, L, d], of qkv [b, L, 3, h, d]."""
-    q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-    return q, k, v

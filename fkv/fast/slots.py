@@ -88,6 +88,22 @@ class SlotCache(KVCache):
         """Whether a noisy pass of so many tokens finds all it attends to in slots."""
         return all(self.rooms(layer, tokens) is not None for layer in range(self.geometry.layers))
 
+    def takes(self, tokens: int) -> bool:
+        """Whether a clean pass of so many tokens can leave its keys and values in slots, to be handed over when it has ended."""
+        return not self.policy.asks_queries and all(self.rooms(layer, tokens) for layer in range(self.geometry.layers))
+
+    def left(self, layer: int, tokens: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of all heads [b, h, tokens, d] that a pass has left in a layer's slots: views where there is one slot."""
+        slots = self.slots[layer]
+        if len(slots) == 1:
+            both = slots[0].current(tokens)
+        else:
+            both = torch.empty((2, self.batch, self.geometry.heads, tokens, self.geometry.head_dim), dtype=self.dtype, device=self.device)
+            for slot in slots:
+                both.index_copy_(2, slot.heads, slot.current(tokens))
+        k, v = both.unbind(0)
+        return k, v
+
     def place(self, slot: Slot) -> Tensor:
         """Every head's number in a slot, -1 where it is not in it: int32 [h]."""
         if slot.members not in self._places:

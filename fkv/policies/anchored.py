@@ -29,6 +29,7 @@ class Anchored(Policy):
     name: ClassVar[str] = ""
     title: ClassVar[str] = "Anchor and newest"
     summary: ClassVar[str] = "The first frames, seen right before the newest ones, and the newest ones."
+    asks_queries: ClassVar[bool] = False
 
     anchor: int = parameter(3, "Anchor", "First frames of the video, kept for ever", minimum=1, maximum=21)
     frames: int = parameter(21, "Frames", "Frames a pass attends to, its own included", minimum=1, maximum=4096)

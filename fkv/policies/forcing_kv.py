@@ -33,6 +33,7 @@ class ForcingKV(Policy):
     title: ClassVar[str] = "Forcing-KV"
     summary: ClassVar[str] = "Static heads keep the sink and the newest frames; dynamic heads also the segments that changed most."
     needs_roles: ClassVar[bool] = True
+    asks_queries: ClassVar[bool] = False
 
     sink: int = parameter(1, "Sink", "First frames of the video, kept for ever", minimum=0, maximum=21)
     static_recent: int = parameter(1, "Static recent", "Newest past frames a static head keeps", minimum=0, maximum=21)

@@ -20,6 +20,7 @@ class Full(Policy):
     name: ClassVar[str] = "full"
     title: ClassVar[str] = "Full"
     summary: ClassVar[str] = "Every head keeps every token of the last frames, or of the whole history."
+    asks_queries: ClassVar[bool] = False
 
     frames: int = parameter(0, "Frames", "Frames attended to, the current chunk included; 0 keeps all", minimum=0, maximum=4096)
     reread: int = parameter(21, "Re-read", "Where all are kept: frames read again at a change of prompt or policy", minimum=1, maximum=4096)

@@ -25,6 +25,7 @@ class Painted(Policy):
     title: ClassVar[str] = "Painted"
     summary: ClassVar[str] = "Each class of heads keeps the first frames and what was painted for it: frames by age, or segments of them."
     needs_roles: ClassVar[bool] = True
+    asks_queries: ClassVar[bool] = False
 
     sink: int = parameter(1, "Sink", "First frames of the video, kept for ever", minimum=0, maximum=21)
     static: str = parameter("1", "Static keeps", "Cells of static heads, by age: 1 is the newest past frame, 2.3 a segment, 4-6 frames")

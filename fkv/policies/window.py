@@ -21,6 +21,7 @@ class Window(Policy):
     name: ClassVar[str] = "window"
     title: ClassVar[str] = "Window"
     summary: ClassVar[str] = "Every head keeps the first frames of the video (the sink) and the newest ones."
+    asks_queries: ClassVar[bool] = False
 
     sink: int = parameter(3, "Sink", "First frames of the video, kept for ever", minimum=0, maximum=21)
     recent: int = parameter(9, "Recent", "Newest frames attended to, the current chunk included", minimum=1, maximum=4096)
