@@ -105,14 +105,14 @@ def pieces(engine: Engine, lane: LaneRun) -> Iterator[Piece]:
 
 
 def attentions(engine: Engine, cache: SlotCache, draw: Drawn) -> Iterator[Piece]:
-    """Self-attention of every kind of group there is, by its heads and what they keep."""
-    geometry = engine.spec.geometry
+    """Self-attention of every kind of group there is, by its heads and what they keep; of groups that run side by side, together."""
+    geometry, model = engine.spec.geometry, engine.model
     length = geometry.chunk * geometry.tokens
-    for slot, count in kinds(cache, length):
-        q, keys, heads = draw(1, len(slot.members), length, geometry.head_dim), slot.kept + length, len(slot.members)
-        name = f"attention of {heads} heads to {keys / geometry.tokens:.4g} frames"
-        operations = 4.0 * length * keys * heads * geometry.head_dim
-        yield Piece(name, count, operations, lambda q=q, slot=slot: engine.model.attention(q, *slot.upto(length)))
+    for slots, count in kinds(cache, length, model.side_by_side):
+        calls = [(draw(1, len(slot.members), length, geometry.head_dim), *slot.upto(length)) for slot in slots]
+        names = [f"{q.shape[1]} heads to {k.shape[2] / geometry.tokens:.4g} frames" for q, k, _ in calls]
+        operations = sum(4.0 * length * k.shape[2] * q.shape[1] * geometry.head_dim for q, k, _ in calls)
+        yield Piece(f"attention of {' beside '.join(names)}", count, operations, lambda calls=calls: model.attended(calls))
 
 
 def stores(engine: Engine, cache: SlotCache, turn: Tensor, draw: Drawn) -> Iterator[Piece]:
@@ -142,13 +142,14 @@ def stores(engine: Engine, cache: SlotCache, turn: Tensor, draw: Drawn) -> Itera
         yield Piece(f"norm, rotate and store {heads} heads", count, 0.0, store)
 
 
-def kinds(cache: SlotCache, length: int) -> list[tuple[Slot, int]]:
-    """One slot of each size and number of heads, with how many layers have one like it."""
-    found: dict[tuple[int, int], tuple[Slot, int]] = {}
+def kinds(cache: SlotCache, length: int, together: Callable[[Sequence[Slot], int], bool]) -> list[tuple[list[Slot], int]]:
+    """Slots that are attended to in one piece, one sample of each sizes and numbers of heads, with how often a pass has the like."""
+    found: dict[tuple[tuple[int, int], ...], tuple[list[Slot], int]] = {}
     for layer in range(cache.geometry.layers):
-        for slot in cache.rooms(layer, length) or ():
-            key = (len(slot.members), slot.kept)
-            first, count = found.get(key, (slot, 0))
+        slots = list(cache.rooms(layer, length) or ())
+        for part in [slots] if together(slots, length) else [[slot] for slot in slots]:
+            key = tuple((len(slot.members), slot.kept) for slot in part)
+            first, count = found.get(key, (part, 0))
             found[key] = (first, count + 1)
     return list(found.values())
 

@@ -51,6 +51,22 @@ def test_the_pieces_of_a_pass_have_its_operations(small: engine.Engine, spelling
     assert of["attention"] == 4 * length * (geometry.head_dim * sum(keys) + net.layers * net.dim * net.text_len)
 
 
+def test_groups_that_run_side_by_side_are_one_piece(small: engine.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = lane(small, "forcing-kv")
+
+    def attention() -> dict[str, float]:
+        found = [piece for piece in pieces.pieces(small, run) if piece.name.startswith("attention of")]
+        return {piece.name: piece.calls * piece.operations for piece in found}
+
+    apart = attention()
+    monkeypatch.setattr(small.model, "side_by_side", lambda slots, tokens: len(slots) > 1)
+    together = attention()
+    assert not any(" beside " in name for name in apart)
+    assert sum(" beside " in name for name in together) == 1
+    assert sum(together.values()) == sum(apart.values())
+    assert len(together) < len(apart)
+
+
 @pytest.mark.parametrize("spelling", ["full:9", "forcing-kv"])
 def test_timing_pieces_changes_nothing_of_what_comes(small: engine.Engine, spelling: str) -> None:
     timed, plain = lane(small, spelling), lane(small, spelling)

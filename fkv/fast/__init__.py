@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from fkv.fast.model import FastWan, prepare
+from fkv.fast.model import FastWan
+from fkv.fast.preparing import prepare
 from fkv.fast.slots import Slot, SlotCache
 
 __all__ = ["FastWan", "Slot", "SlotCache", "prepare"]

@@ -20,15 +20,16 @@ from torch import Tensor, nn
 from fkv.attention import Attention
 from fkv.cache import KVCache, Policy, attend
 from fkv.fast import fp8, ops
-from fkv.fast.fusing import Kernels, fused
-from fkv.fast.graphs import CudaRecorder, Recorder
-from fkv.fast.products import Layer, by_onednn, layer_of, refusal
+from fkv.fast.abreast import Abreast, Call
+from fkv.fast.fusing import Kernels
+from fkv.fast.graphs import Recorder
+from fkv.fast.products import Layer, layer_of
 from fkv.fast.slots import Slot, SlotCache
 from fkv.fast.tables import Clock, clock
-from fkv.spec import Geometry, ModelSpec
+from fkv.spec import Geometry
 from fkv.wan import CausalWan, Probe, TextKV, Time
 
-REMEMBERED, SMALL = 8, 64
+REMEMBERED = 8
 
 
 class When(NamedTuple):
@@ -55,43 +56,6 @@ class Pass:
     commits: bool = False
 
 
-def prepare(
-    model: CausalWan, spec: ModelSpec | None = None, attention: str = "auto", *, graphs: bool = False, quantise: fp8.Quantise | None = None
-) -> FastWan:
-    """The fast form of a model that is on its device, in its dtype and loaded; it takes the model's modules over and copies none;
-    only of a small one's weights a CPU gets copies, as oneDNN reads them.
-
-    With `graphs`, noisy passes are recorded and replayed, which needs CUDA. There, with a `spec`, the attention kernel is chosen now, on
-    the shapes of its window. `quantise` makes the weights of a `spec`'s large projections 8-bit (see `fkv.fast.fp8`). Raises ValueError on
-    an attention that does not run, and on graphs without CUDA.
-    """
-    fast = _prepared(FastWan(model, attention), spec, graphs)
-    if quantise is not None and spec is not None:
-        fast.quantise = quantise
-        fast.fp8_error = fp8.quantised(fast, spec, quantise)
-    return fast
-
-
-def _prepared(fast: FastWan, spec: ModelSpec | None, graphs: bool) -> FastWan:
-    """With its kernels chosen."""
-    device = fast.head.modulation.device
-    if device.type != "cuda":
-        if graphs:
-            raise ValueError(f"graphs need a CUDA device and the model is on {device}; leave --graphs out")
-        fast.meet(SMALL, SMALL)
-        if device.type == "cpu" and fast.dtype == torch.float32:
-            fast.no_onednn = refusal()
-            rows = spec.chunk * spec.geometry.tokens if spec is not None else SMALL
-            fast.parts = fast.parts if fast.no_onednn else by_onednn(fast.parts, rows)
-        return fast
-    fast.recorder = CudaRecorder if graphs else None
-    fast.kernels, fast.unfused = fused(fast.config, fast.dtype, device)
-    if spec is not None:
-        geometry = spec.geometry
-        fast.meet(geometry.chunk * geometry.tokens, max(spec.window, geometry.chunk) * geometry.tokens)
-    return fast
-
-
 class FastWan(CausalWan):
     """The fast form of a `CausalWan`. For inference; weights must stay where they are."""
 
@@ -103,6 +67,7 @@ class FastWan(CausalWan):
         self.place_embedding, self.frame_embedding = model.place_embedding, model.frame_embedding
         self.train(model.training).requires_grad_(False)
         self.attention = Attention(attention)
+        self.abreast: Abreast | None = None
         self.kernels: Kernels | None = None
         self.unfused = self.no_onednn = ""
         self.quantise: fp8.Quantise | None = None
@@ -117,7 +82,8 @@ class FastWan(CausalWan):
         missing = (("not fused", self.unfused), ("products not by oneDNN", self.no_onednn))
         fused = ", fused by Triton" if self.kernels is not None else ""
         products = " + oneDNN" if self.parts[0].qkv.laid is not None else ""
-        return self.attention.label + fused + products + "".join(f" ({what}: {why})" for what, why in missing if why)
+        abreast = ", head groups side by side" if self.abreast is not None and self.abreast.used else ""
+        return self.attention.label + abreast + fused + products + "".join(f" ({what}: {why})" for what, why in missing if why)
 
     @torch.inference_mode()
     def meet(self, queries: int, keys: int) -> None:
@@ -270,10 +236,21 @@ class FastWan(CausalWan):
 
     def _grouped(self, qkv: Tensor, rooms: Sequence[Slot], queries: Sequence[Tensor]) -> Tensor:
         """Attention [b, h, L, d] of each group's queries [b, its heads, L, d] in its slot."""
-        parts = [self.attention(q, *slot.upto(q.shape[2])) for q, slot in zip(queries, rooms)]
+        parts = self.attended([(q, *slot.upto(q.shape[2])) for q, slot in zip(queries, rooms)])
         if len(rooms) == 1:
             return parts[0]
         out = qkv.new_empty(*qkv.shape[:2], *qkv.shape[3:]).transpose(1, 2)
         for slot, part in zip(rooms, parts):
             out.index_copy_(1, slot.heads, part)
         return out
+
+    def attended(self, calls: Sequence[Call]) -> list[Tensor]:
+        """Attention of each group's queries to its keys and values, side by side where that is faster."""
+        if self.abreast is None or len(calls) == 1:
+            return [self.attention(*call) for call in calls]
+        return self.abreast(calls, self.attention)
+
+    def side_by_side(self, slots: Sequence[Slot], tokens: int) -> bool:
+        """Whether a pass of so many tokens attends to these slots side by side."""
+        shape = tuple((len(slot.members), tokens, self.config.head_dim, (slot.kept + tokens).bit_length()) for slot in slots)
+        return self.abreast is not None and self.abreast.pays(shape)
