@@ -100,6 +100,7 @@ def run_bench(arguments: argparse.Namespace) -> int:
     from fkv import bench, machine, policies
     from fkv.events import Settings
     from fkv.generate import write_json, write_text
+    from fkv.views import report
 
     beside = arguments.json.with_suffix(".md") if arguments.json and arguments.markdown else None
     apart(json=arguments.json, markdown=beside)
@@ -115,7 +116,7 @@ def run_bench(arguments: argparse.Namespace) -> int:
     found["command"] = shlex.join(["python", "-m", "fkv", "bench", *words, *extra, "--policies", asked])
     if arguments.memory and not found["interrupted"]:
         bench.alone(found, words, bench.in_a_fresh_process)
-    told = (bench.tally if not found["counted"] else bench.table if arguments.markdown else bench.sentences)(found)
+    told = (report.tally if not found["counted"] else report.table if arguments.markdown else report.sentences)(found)
     if arguments.json:
         write_json(arguments.json, found)
     if beside:

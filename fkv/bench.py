@@ -28,14 +28,9 @@ from fkv.generate import row
 from fkv.lane import FIRST_CHUNKS, LaneRun
 from fkv.stream import seeded_noise
 from fkv.views import encode
-from fkv.views.numbers import machine as named
 from fkv.wishes import policy_of
 
 AGAIN = ("device", "dtype", "threads", "resolution", "decoder", "attention", "prompt", "seed", "chunks", "threshold", "heads")
-COLUMNS = (
-    "policy", "FPS end to end", "FPS diffusion", "ms per chunk (p10 to p90)", "faster, end to end (p10 to p90)", "faster, diffusion", "MFU",
-    "stored", "read", "allocated", "kept", "peak memory",
-)  # fmt: skip
 FORMULA = (
     "stored = 2 (keys, values) x head size x bytes per number x sum over layers and head groups of heads x kept tokens; read adds the "
     "chunk being drawn; allocated adds the room for it in every layer, and positions"
@@ -103,11 +98,15 @@ def run(
     with engine.lock:
         rates = measured(engine) if counted(rows) else None
     found = {**report(engine, settings, kinds, rows, rates), "peak_bytes": peak, "load": load.told}
+    apart = apart and rates is not None and not found["interrupted"]
     for entry, lane in zip(found["policies"], lanes):
         entry["graphs"] = replays(lane)
-        if apart and rates is not None and not found["interrupted"]:
+        if apart and rates is not None:
             with engine.lock:
                 entry["pieces"] = pieces.measured(engine, lane, rates)
+    if apart:
+        with engine.lock:
+            found["merging_ms"] = pieces.merging(engine)
     return found
 
 
@@ -253,56 +252,3 @@ def faster(first: Sequence[float], own: Sequence[float]) -> dict[str, Any]:
     """How many times faster `own` is, paired."""
     ratios = [a / b for a, b in zip(first, own)]
     return {**asdict(meter.spread(ratios)), "interval": list(meter.interval(ratios))}
-
-
-def table(found: dict[str, Any]) -> str:
-    """The report as a Markdown table with a line that says where it was measured."""
-    lines = [
-        f"| {' | '.join(COLUMNS)} |",
-        "|---" * len(COLUMNS) + "|",
-    ]
-    for entry in found["policies"]:
-        ms, speed, size = entry["ms"]["end_to_end"], entry["faster"]["end_to_end"], entry["bytes"]
-        kept = "-" if entry["kept"] is None else f"{100 * entry['kept']:.0f} %"
-        cells = [
-            f"`{entry['policy']}`",
-            f"{entry['fps_end_to_end']['median']:.1f}",
-            f"{entry['fps_diffusion']['median']:.1f}",
-            f"{ms['median']:.0f} ({ms['low']:.0f} to {ms['high']:.0f})",
-            f"{speed['median']:.2f}x ({speed['low']:.2f} to {speed['high']:.2f})",
-            f"{entry['faster']['diffusion']['median']:.2f}x",
-            f"{100 * entry['mfu']['median']:.0f} %" if "mfu" in entry else "",
-            *(f"{size[name] / 1e6:.2f} MB" for name in ("stored", "read", "allocated")),
-            kept,
-            "" if entry.get("peak_bytes") is None else f"{entry['peak_bytes'] / 1e6:.0f} MB",
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    where = found["environment"]
-    error = found["model"].get("fp8_error")
-    dtype = where["dtype"] + (f" with products in FP8 (relative error {100 * error:.1f} %)" if error is not None else "")
-    about = f"{found['model']['title']}, {dtype}, {named(where)}, torch {where['torch']}, {tally(found)}, commit {where['commit']}."
-    return "\n".join([*lines, "", about, *in_pieces(found)])
-
-
-def in_pieces(found: dict[str, Any]) -> list[str]:
-    """The pieces of every policy that has been taken apart, as a table with a heading, against the noisy pass that was measured."""
-    apart = [entry for entry in found["policies"] if "pieces" in entry]
-    passes = [entry["ms"]["noisy"]["median"] / found["model"]["steps"] for entry in apart]
-    return [f"\n`{entry['policy']}`, a noisy pass in pieces:\n\n{pieces.table(entry['pieces'], ms)}" for entry, ms in zip(apart, passes)]
-
-
-def sentences(found: dict[str, Any]) -> str:
-    """The report in a line per policy."""
-    lines = []
-    for entry in found["policies"]:
-        speed, size = entry["faster"]["end_to_end"], entry["bytes"]["stored"] / 1e6
-        ratio = f"{speed['median']:.2f}x ({speed['low']:.2f} to {speed['high']:.2f})"
-        lines.append(f"{entry['policy']}: {entry['fps_end_to_end']['median']:.1f} FPS end to end, {ratio}, {size:.2f} MB stored")
-    lines.append(f"{tally(found)}; ratios are paired with {found['policies'][0]['policy']}")
-    return "\n".join([*lines, *in_pieces(found)])
-
-
-def tally(found: dict[str, Any]) -> str:
-    """How many chunks count, and how many were asked for where the bench was interrupted."""
-    asked = f" (interrupted, {found['asked']} were asked for)" if found["interrupted"] else ""
-    return f"{len(found['counted'])} of {found['chunks']} chunks counted{asked}"

@@ -180,6 +180,10 @@ def benchmark(found: dict[str, Any]) -> list[Row]:
     for entry in found["policies"]:
         if "pieces" in entry:
             rows.append((f"{_subject(found)}, {entry['label']}, a noisy pass in pieces", _apart(found, entry), command, machine))
+    if "merging_ms" in found:
+        rows.append(
+            (f"{_subject(found)}, what merging a clean pass with the next first one would save at most", _merged(found), command, machine)
+        )
     return rows
 
 
@@ -199,6 +203,12 @@ def _apart(found: dict[str, Any], entry: dict[str, Any]) -> str:
         shares = [round(100 * piece["share_of_best"]) for piece in entry["pieces"] if piece["piece"].startswith(kind)]
         near.append(f"{words} at {' to '.join(map(str, sorted({min(shares), max(shares)})))} %")
     return f"{known:.1f} of {whole:.1f} ms ({100 * known / whole:.0f} %); {', '.join(near)} of the best product"
+
+
+def _merged(found: dict[str, Any]) -> str:
+    """What products and norms of two passes save when they are taken at once, of what a chunk's passes take."""
+    shares = [f"{100 * found['merging_ms'] / entry['ms']['diffusion']['median']:.1f} % ({entry['label']})" for entry in found["policies"]]
+    return f"{found['merging_ms']:.2f} ms a chunk: {', '.join(shares)}"
 
 
 def _growth(found: dict[str, Any], command: str, machine: str) -> Row:

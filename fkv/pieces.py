@@ -60,6 +60,19 @@ def measured(engine: Engine, lane: LaneRun, rates: roofline.Rates) -> list[dict[
     return found
 
 
+def merging(engine: Engine) -> float:
+    """Milliseconds that products and norms of two passes taken at once, on twice the rows, save of what they take one after the other: the
+    most that a clean pass would save by being merged with the first noisy pass of the next chunk, whose attention it cannot share. Negative
+    where they are slower so. Hold the engine's lock.
+    """
+    length = engine.spec.geometry.chunk * engine.spec.geometry.tokens
+    with torch.inference_mode():
+        draws = Drawn(engine), Drawn(engine)
+        pairs = list(zip(*(rowwise(engine, rows, draw) for rows, draw in zip((length, 2 * length), draws)), strict=True))
+        saved = [(one.calls, 2 * timed(one.work, engine.device) - timed(two.work, engine.device)) for one, two in pairs]
+    return sum(calls * ms for calls, ms in saved)
+
+
 def timed(work: Callable[[], object], device: torch.device) -> float:
     """Milliseconds of one call: the median of seven laps of as many calls as fill 20 ms, after one lap."""
     watch, calls = meter.Stopwatch(device), 1
@@ -82,19 +95,12 @@ def pieces(engine: Engine, lane: LaneRun) -> Iterator[Piece]:
     length, width, layers = geometry.chunk * geometry.tokens, engine.spec.net.dim, engine.spec.net.layers
     assert isinstance(cache, SlotCache)
     draw = Drawn(engine)
-    own, times = model.parts[0], model.clock(engine.spec.schedule.timesteps()[0]).layers[0]
     when = model.when(0, geometry.chunk, geometry.rows, geometry.columns)
-    for name, product in own.products().items():
-        x = draw(1, length, product.weight.shape[1])
-        yield Piece(f"product {name}", layers, 2.0 * length * product.weight.numel(), lambda x=x, product=product: product(x))
+    yield from rowwise(engine, length, draw)
     yield from attentions(engine, cache, draw)
     text = tuple(side.clone() for side in lane.stream.text[0])
     q = draw(1, geometry.heads, length, geometry.head_dim)
     yield Piece("attention to the text", layers, 4.0 * length * width * text[0].shape[2], lambda: model.attention(q, *text))
-    tokens, y = draw(1, length, width), draw(1, length, width)
-    normed = ops.residual_norm if model.kernels is None else model.kernels.residual_norm
-    weights = (times.gate * 1e-6, times.weight, times.bias, engine.spec.net.eps)
-    yield Piece("add and norm", 3 * layers, 0.0, lambda: normed(tokens, y, *weights))
     yield from stores(engine, cache, when.turn, draw)
     latents = draw(1, geometry.chunk, *engine.spec.latent)
     yield Piece("latents to tokens", 1, 0.0, lambda: model.patchify(latents, when.learned))
@@ -102,6 +108,19 @@ def pieces(engine: Engine, lane: LaneRun) -> Iterator[Piece]:
     yield Piece("decode", 0, 0.0, lambda: decoder.decode(latents))
     pixels = decoder.decode(latents)[0].cpu().numpy()
     yield Piece("encode", 0, 0.0, lambda: encode(pixels))
+
+
+def rowwise(engine: Engine, rows: int, draw: Drawn) -> Iterator[Piece]:
+    """What is done with every token alone: the products of a layer, and what comes between them."""
+    model, layers, width = engine.model, engine.spec.net.layers, engine.spec.net.dim
+    for name, product in model.parts[0].products().items():
+        x = draw(1, rows, product.weight.shape[1])
+        yield Piece(f"product {name}", layers, 2.0 * rows * product.weight.numel(), lambda x=x, product=product: product(x))
+    times = model.clock(engine.spec.schedule.timesteps()[0]).layers[0]
+    tokens, y = draw(1, rows, width), draw(1, rows, width)
+    normed = ops.residual_norm if model.kernels is None else model.kernels.residual_norm
+    weights = (times.gate * 1e-6, times.weight, times.bias, engine.spec.net.eps)
+    yield Piece("add and norm", 3 * layers, 0.0, lambda: normed(tokens, y, *weights))
 
 
 def attentions(engine: Engine, cache: SlotCache, draw: Drawn) -> Iterator[Piece]:
@@ -163,20 +182,3 @@ class Drawn:
 
     def __call__(self, *shape: int) -> Tensor:
         return torch.randn(*shape, generator=self.generator, device=self.place, dtype=torch.float32).to(self.dtype)
-
-
-def table(found: list[dict[str, Any]], pass_ms: float) -> str:
-    """Pieces as a Markdown table, against the milliseconds that a noisy pass took in the run."""
-    lines = ["| piece | calls a pass | ms a call | ms a pass | share of the best rate |", "|---|---|---|---|---|"]
-    for entry in found:
-        share = "" if entry["share_of_best"] is None else f"{100 * entry['share_of_best']:.0f} %"
-        whole = f"{entry['calls'] * entry['ms']:.3f}" if entry["calls"] else "beside it"
-        lines.append(f"| {entry['piece']} | {entry['calls'] or ''} | {entry['ms']:.4f} | {whole} | {share} |")
-    known = explained(found)
-    share = f"{100 * known / pass_ms:.0f} %"
-    return "\n".join([*lines, "", f"The pieces of a pass come to {known:.2f} ms of the {pass_ms:.2f} ms that one took ({share})."])
-
-
-def explained(found: list[dict[str, Any]]) -> float:
-    """Milliseconds of a pass that its pieces come to."""
-    return sum(entry["calls"] * entry["ms"] for entry in found)

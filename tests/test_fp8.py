@@ -20,7 +20,7 @@ from fkv.fast import fp8, prepare
 from fkv.policies import parse
 from fkv.spec import POCKET, ModelSpec, WanConfig, find
 from fkv.stream import Stream, seeded_noise
-from fkv.views import messages
+from fkv.views import messages, report
 from tests.tiny import tiny_model, tiny_policy, tiny_spec, tiny_text
 
 REACHED = {
@@ -147,7 +147,7 @@ def test_the_error_is_told_with_every_benchmark_and_on_the_page(stand_in: None) 
     assert error is not None
     found = bench.run(loaded, ["full:6"], Settings(prompt="a red ball bouncing over green hills", chunks=5))
     assert found["model"]["fp8_error"] == error > 0
-    assert f"float32 with products in FP8 (relative error {100 * error:.1f} %)" in bench.table(found)
+    assert f"float32 with products in FP8 (relative error {100 * error:.1f} %)" in report.table(found)
     assert dict(messages.chips(engine.model_facts(loaded)))["Products"] == f"FP8, changing a pass by {100 * error:.1f} %"
     assert "torchao" in machine.environment(loaded)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -14,6 +15,7 @@ from fkv.lane import LaneRun
 from fkv.policies import parse
 from fkv.policies.window import Window
 from fkv.stream import seeded_noise
+from fkv.views import report
 from tests.small import SPEC
 
 RATES = roofline.Rates(operations=1e12, bytes=1e11)
@@ -80,9 +82,30 @@ def test_timing_pieces_changes_nothing_of_what_comes(small: engine.Engine, spell
 def test_a_bench_takes_its_passes_apart_when_asked(small: engine.Engine) -> None:
     settings = Settings(prompt="a red ball bouncing over green hills", chunks=8)
     found = bench.run(small, ["full:9", "forcing-kv"], settings, apart=True)
-    for told in (bench.sentences(found), bench.table(found)):
+    found["merging_ms"] = found["policies"][0]["ms"]["diffusion"]["median"] / 8
+    for told in (report.sentences(found), report.table(found)):
         assert told.count("| product qkv |") == told.count("The pieces of a pass come to ") == 2
-    assert "pieces" not in bench.run(small, ["full:9"], settings)["policies"][0]
+        assert "of what a chunk's passes take: 12.5 % under `full:frames=9`, " in told.splitlines()[-1]
+    plain = bench.run(small, ["full:9"], settings)
+    assert "pieces" not in plain["policies"][0]
+    assert "merging_ms" not in plain
+    assert "taken at once" not in report.sentences(plain)
+
+
+def test_merging_saves_what_twice_the_rows_take_less_than_two_calls(small: engine.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = list[int]()
+
+    def timed(work: Callable[[], object], device: torch.device) -> float:
+        made = work()
+        assert isinstance(made, torch.Tensor)
+        rows.append(made.shape[1])
+        return 1.0 if made.shape[1] == length else 1.5
+
+    length = small.spec.chunk * small.spec.geometry.tokens
+    monkeypatch.setattr(pieces, "timed", timed)
+    layers = small.spec.net.layers
+    assert pieces.merging(small) == pytest.approx(0.5 * layers * (6 + 3))
+    assert rows == [length, 2 * length] * 7
 
 
 def test_a_share_of_the_best_rate_is_what_a_call_takes_at_that_rate(small: engine.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,9 +115,9 @@ def test_a_share_of_the_best_rate_is_what_a_call_takes_at_that_rate(small: engin
     first = plain[0]
     assert first["share_of_best"] == pytest.approx(first["operations"] / 2e-3 / 1e12)
     assert eight[0]["share_of_best"] == pytest.approx(first["share_of_best"] / 2)
-    assert pieces.explained(plain) == 2.0 * sum(entry["calls"] for entry in plain)
+    assert report.explained(plain) == 2.0 * sum(entry["calls"] for entry in plain)
     assert [entry["share_of_best"] for entry in plain if entry["piece"] == "add and norm"] == [None]
-    assert pieces.table(plain, 4 * pieces.explained(plain)).endswith("that one took (25 %).")
+    assert report.apart(plain, 4 * report.explained(plain)).endswith("that one took (25 %).")
 
 
 def test_a_pass_that_cannot_be_taken_apart_is_refused_before_the_first_chunk(small: engine.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
