@@ -204,13 +204,18 @@ def run_record(arguments: argparse.Namespace) -> int:
 
 
 def run_doctor(arguments: argparse.Namespace) -> int:
-    from fkv import doctor, engine, planner
+    from fkv import doctor, engine, planner, policies
     from fkv.spec import find
 
     if arguments.model is None:
+        given = [name for name in ("resolution", "policies", "decoder", "fp8") if getattr(arguments, name)]
+        if given:
+            raise ValueError(f"--{given[0]} is of one model; name it with --model")
         return doctor.report()
     spec, device = find(arguments.model), engine.pick_device(arguments.device)
-    return doctor.report(doctor.model(spec, device, size=planner.size_of(arguments.resolution)))
+    lanes = policies.split(arguments.policies) if arguments.policies else ()
+    size, how = planner.size_of(arguments.resolution), {"decoder": arguments.decoder, "quantised": arguments.fp8}
+    return doctor.report(doctor.model(spec, device, lanes=lanes, size=size, **how))
 
 
 def run_fetch(arguments: argparse.Namespace) -> int:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from fkv import policies
 from fkv.cache import Policy, Roles
 from fkv.hub import gigabytes
-from fkv.planner import SIZES, Endless, Plan, Wanted, name_of, parameters, plan, resized
+from fkv.planner import SIZES, Endless, Plan, Wanted, name_of, plan, resized, weights_bytes
 from fkv.spec import ModelSpec
 
 RELIEF = 0.8  # a run that has found no memory left is advised to need this much less
@@ -46,7 +46,7 @@ def cure(wanted: Wanted, memory: int, roles: Roles | None = None, *, fewer: bool
     """The nearest run that fits, as an order to follow."""
     found = nearest(wanted, memory, roles, fewer=fewer)
     if found is None:
-        least = gigabytes(parameters(wanted.spec.net) * wanted.itemsize)
+        least = gigabytes(weights_bytes(wanted))
         return f"nothing near it fits either (its weights alone are {least}); use a smaller model or a larger device"
     return f"use {differences(wanted, found)}, which needs {gigabytes(plan(found, roles).total)}"
 

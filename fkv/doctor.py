@@ -104,10 +104,21 @@ def weights(spec: ModelSpec) -> Iterator[tuple[bool, str, str]]:
         yield True, f"{spec.name} fp8", f"products in FP8 change one pass by {100 * error:.1f} %"
 
 
-def model(spec: ModelSpec, device: torch.device, *, lanes: Sequence[str] = (), size: planner.Size | None = None) -> Iterator[Finding]:
+def model(
+    spec: ModelSpec,
+    device: torch.device,
+    *,
+    lanes: Sequence[str] = (),
+    size: planner.Size | None = None,
+    decoder: str = "",
+    quantised: bool = False,
+) -> Iterator[Finding]:
     """What a model would need on a device, before anything of it is fetched: size, licence, memory by lane (unless told otherwise the
-    cache it was trained with, and Forcing-KV), speed, what is missing."""
+    cache it was trained with, and Forcing-KV), speed, what is missing. `decoder` is another than the row's; `quantised` takes the large
+    products in 8-bit floats. Raises ValueError on lanes or a decoder that the model cannot have.
+    """
     spec = planner.resized(spec, size) if size else spec
+    parts.known(spec, decoder)
     itemsize = 2 if device.type == "cuda" else 4
     dtype = "bfloat16" if itemsize == 2 else "float32"
     net = spec.net
@@ -118,8 +129,11 @@ def model(spec: ModelSpec, device: torch.device, *, lanes: Sequence[str] = (), s
         yield True, "note", spec.note
     yield from missing(spec, count)
     chosen = tuple(policies.parse(lane) for lane in lanes or (advice.trained(spec), "forcing-kv"))
-    wanted = planner.Wanted(spec, chosen, itemsize=itemsize, cuda=device.type == "cuda")
+    wanted = planner.Wanted(spec, chosen, 0, itemsize, decoder, device.type == "cuda", quantised)
     roles = profile_roles(spec)
+    if quantised:
+        reason = fp8.refusal(device, torch.bfloat16 if itemsize == 2 else torch.float32)
+        yield not reason, "fp8", reason or "its large products can be in 8-bit floats here"
     try:
         yield from sizes(wanted, planner.plan(wanted, roles), dtype)
     except ValueError as error:
@@ -142,7 +156,7 @@ def missing(spec: ModelSpec, count: int) -> Iterator[Finding]:
     if not spec.repo or not absent:
         return
     total, unknown = sum(need.size for need in absent), any(need.vital and not need.size for need in absent[:1])
-    guess = f"; its size is not known here, {gigabytes(4 * count)} if it is one copy in float32" if unknown else ""
+    guess = f"; the checkpoint's size is not known here, {gigabytes(4 * count)} if it is one copy in float32" if unknown else ""
     folder = next(folder for folder in (parts.store(), *parts.store().parents) if folder.exists())
     free = shutil.disk_usage(folder).free
     text = f"{gigabytes(free)} free at {folder}, {gigabytes(total)} known to be fetched{guess}"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 
 PROMPT = "a red ball bouncing and a blue star orbiting over green hills"
+DECODER = "decoder of Wan models: taehv or wan-vae (exact, slow) (default: taehv live)"
 RESOLUTION = "480p, 720p, 1080p, a smaller one, or rows x columns (default: the model's own)"
 HEADS = "head profile to take the roles of heads from, of `profile` or of Forcing-KV (default: the bundled one)"
 POLICY = "written name, name:key=value,... or with values in order: full, full:21, window:sink=3,recent=9, forcing-kv:sink=1"
@@ -112,7 +113,7 @@ def parser() -> Parser:
         )
         command.add_argument("--threads", type=count, help="CPU threads (default: OMP_NUM_THREADS, or all cores but one)")
         command.add_argument("--resolution", help=RESOLUTION)
-        command.add_argument("--decoder", default="", help="decoder of Wan models: taehv or wan-vae (exact, slow) (default: taehv live)")
+        command.add_argument("--decoder", default="", help=DECODER)
         command.add_argument("--fp8", action="store_true", help="large products in 8-bit floats, and what that changes is measured")
         command.add_argument(
             "--attention", default="auto", help="attention kernel: auto (the fastest that agrees), sdpa, cudnn, flash, math, ..."
@@ -180,6 +181,9 @@ def parser() -> Parser:
     doctor.add_argument("--model", help="a model to look into before anything of it is fetched")
     doctor.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     doctor.add_argument("--resolution", help=RESOLUTION)
+    doctor.add_argument("--policies", help=f"lanes to plan, separated by commas (default: as trained, and forcing-kv); each {POLICY}")
+    doctor.add_argument("--decoder", default="", help=DECODER)
+    doctor.add_argument("--fp8", action="store_true", help="plan the large products in 8-bit floats")
     fetch = add("fetch", "download what is missing of a published model")
     fetch.add_argument("--model", required=True, help="the model whose files are to be fetched")
     fetch.add_argument("--text", action="store_true", help="the text encoder too, which is larger than all the rest")
