@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from fkv.attention import Kernel
+from fkv.fast.products import Timer
 
 Call = tuple[Tensor, Tensor, Tensor]  # queries [b, h, L, d], keys and values [b, h, s, d]
 Shape = tuple[tuple[int, int, int, int], ...]  # of every call: heads, queries, head size, power of two of its keys
 Fork = Callable[[Sequence[Callable[[], Tensor]]], list[Tensor]]
-Timer = Callable[[Callable[[], object]], float]
 LAPS, LAP_SECONDS = 3, 0.02
 
 

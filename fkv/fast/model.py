@@ -83,7 +83,8 @@ class FastWan(CausalWan):
         fused = ", fused by Triton" if self.kernels is not None else ""
         products = " + oneDNN" if self.parts[0].qkv.laid is not None else ""
         abreast = ", head groups side by side" if self.abreast is not None and self.abreast.used else ""
-        return self.attention.label + abreast + fused + products + "".join(f" ({what}: {why})" for what, why in missing if why)
+        epilogue = ", GELU in its product" if self.parts[0].up.epilogue else ""
+        return self.attention.label + abreast + fused + epilogue + products + "".join(f" ({what}: {why})" for what, why in missing if why)
 
     @torch.inference_mode()
     def meet(self, queries: int, keys: int) -> None:

@@ -9,7 +9,7 @@ from fkv.fast.abreast import Abreast, CudaFork, cuda_timer
 from fkv.fast.fusing import fused
 from fkv.fast.graphs import CudaRecorder
 from fkv.fast.model import FastWan
-from fkv.fast.products import by_onednn, refusal
+from fkv.fast.products import by_onednn, refusal, with_epilogues
 from fkv.spec import ModelSpec
 from fkv.wan import CausalWan
 
@@ -22,9 +22,9 @@ def prepare(
     """The fast form of a model that is on its device, in its dtype and loaded; it takes the model's modules over and copies none;
     only of a small one's weights a CPU gets copies, as oneDNN reads them.
 
-    With `graphs`, noisy passes are recorded and replayed, which needs CUDA. There, with a `spec`, the attention kernel is chosen now, on
-    the shapes of its window. `quantise` makes the weights of a `spec`'s large projections 8-bit (see `fkv.fast.fp8`). Raises ValueError on
-    an attention that does not run, and on graphs without CUDA.
+    With `graphs`, passes are recorded and replayed, which needs CUDA. There, with a `spec`, the attention kernel and the product with GELU
+    are chosen now, on the shapes of its window. `quantise` makes the weights of a `spec`'s large projections 8-bit (see `fkv.fast.fp8`).
+    Raises ValueError on an attention that does not run, and on graphs without CUDA.
     """
     fast = _prepared(FastWan(model, attention), spec, graphs)
     if quantise is not None and spec is not None:
@@ -46,9 +46,12 @@ def _prepared(fast: FastWan, spec: ModelSpec | None, graphs: bool) -> FastWan:
             fast.parts = fast.parts if fast.no_onednn else by_onednn(fast.parts, rows)
         return fast
     fast.recorder = CudaRecorder if graphs else None
-    fast.abreast = Abreast(CudaFork(device), cuda_timer(device))
+    timer = cuda_timer(device)
+    fast.abreast = Abreast(CudaFork(device), timer)
     fast.kernels, fast.unfused = fused(fast.config, fast.dtype, device)
     if spec is not None:
         geometry = spec.geometry
-        fast.meet(geometry.chunk * geometry.tokens, max(spec.window, geometry.chunk) * geometry.tokens)
+        rows = geometry.chunk * geometry.tokens
+        fast.meet(rows, max(spec.window, geometry.chunk) * geometry.tokens)
+        fast.parts = with_epilogues(fast.parts, rows, timer)
     return fast

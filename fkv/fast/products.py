@@ -15,7 +15,9 @@ from torch import Tensor, nn
 
 from fkv.wan import Block
 
+Timer = Callable[[Callable[[], object]], float]
 AGREEMENT = 1e-5
+EPILOGUE_AGREEMENT = {torch.float32: 1e-5, torch.float16: 1e-3, torch.bfloat16: 1e-2}  # of the largest value; GELU itself rounds once less
 COPIED_BYTES = 64_000_000
 
 
@@ -23,20 +25,27 @@ COPIED_BYTES = 64_000_000
 class Product:
     """x [..., in] to [..., out]: weight [out, in], bias [out], then GELU where `gelu` names its kind ("none", exact, or "tanh").
 
-    `laid` is the weight as oneDNN wants it, or None where torch's own product is taken.
+    `laid` is the weight as oneDNN wants it, or None where torch's own product is taken; with `epilogue` that product does GELU too.
     """
 
     weight: Tensor
     bias: Tensor
     gelu: str = ""
     laid: Tensor | None = None
+    epilogue: bool = False
 
     def __call__(self, x: Tensor) -> Tensor:
         if self.laid is not None:
             after = "gelu" if self.gelu else "none"
             return torch.ops.mkldnn._linear_pointwise.default(x, self.laid, self.bias, after, [], self.gelu)
+        if self.epilogue:
+            return self._with_gelu(x)
         y = F.linear(x, self.weight, self.bias)
         return F.gelu(y, approximate=self.gelu) if self.gelu else y
+
+    def _with_gelu(self, x: Tensor) -> Tensor:
+        y = torch.ops.aten._addmm_activation.default(self.bias, x.flatten(0, -2), self.weight.t(), use_gelu=True)
+        return y.unflatten(0, x.shape[:-1])
 
 
 @dataclass(frozen=True)
@@ -93,6 +102,26 @@ def joined(parameters: Iterable[nn.Parameter]) -> Tensor:
     for parameter, part in zip(given, whole.split([len(parameter) for parameter in given])):
         parameter.data = part
     return whole
+
+
+@torch.inference_mode()
+def with_epilogues(layers: tuple[Layer, ...], rows: int, timer: Timer) -> tuple[Layer, ...]:
+    """The same products, where GELU is done by the product before it if torch's operator for that takes the kind of GELU asked for, which
+    differs from device to device, and if it is faster on chunks of so many tokens; else as they were.
+    """
+    plain = layers[0].up
+    fused = replace(plain, epilogue=True)
+    drawn = torch.Generator(plain.weight.device).manual_seed(0)
+    shape = (1, rows, plain.weight.shape[1])
+    x = torch.randn(shape, generator=drawn, device=plain.weight.device, dtype=torch.float32).to(plain.weight.dtype)
+    try:
+        wanted = plain(x).float()
+        apart = float((fused(x).float() - wanted).abs().max() / wanted.abs().max())
+    except (AttributeError, RuntimeError):
+        return layers
+    if not apart <= EPILOGUE_AGREEMENT.get(x.dtype, AGREEMENT) or timer(lambda: fused(x)) >= timer(lambda: plain(x)):
+        return layers
+    return tuple(replace(layer, up=replace(layer.up, epilogue=True)) for layer in layers)
 
 
 def by_onednn(layers: tuple[Layer, ...], rows: int) -> tuple[Layer, ...]:
