@@ -121,6 +121,9 @@ def rowwise(engine: Engine, rows: int, draw: Drawn) -> Iterator[Piece]:
     normed = ops.residual_norm if model.kernels is None else model.kernels.residual_norm
     weights = (times.gate * 1e-6, times.weight, times.bias, engine.spec.net.eps)
     yield Piece("add and norm", 3 * layers, 0.0, lambda: normed(tokens, y, *weights))
+    scaled, own = ops.normed if model.kernels is None else model.kernels.normed, model.parts[0]
+    q = draw(1, rows, width)
+    yield Piece("norm before the text", layers, 0.0, lambda: scaled(q, own.cross_norm, engine.spec.net.eps))
 
 
 def attentions(engine: Engine, cache: SlotCache, draw: Drawn) -> Iterator[Piece]:
@@ -150,8 +153,7 @@ def stores(engine: Engine, cache: SlotCache, turn: Tensor, draw: Drawn) -> Itera
 
         def store(slots: list[Slot] = slots, qkv: Tensor = qkv) -> None:
             if model.kernels is not None and slots:
-                for slot in slots:
-                    model.kernels.stored(qkv, norm, eps, turn, slot, cache.place(slot))
+                model.kernels.stored(qkv, norm, eps, turn, slots, cache.place(slots))
                 return
             turned = ops.turned(qkv, norm, eps, turn)
             for slot in slots:

@@ -141,7 +141,7 @@ def test_the_doctor_proposes_the_nearest_run_that_fits(capsys: pytest.CaptureFix
     text = findings("self-forcing", capsys)[1]
     assert "FAIL memory           Self Forcing 1.3B at 480x832 (480p) does not fit: " in text
     assert "16.0 GB are there; use " in text
-    assert "its size is not known here, 5.7 GB if it is one copy in float32" in text
+    assert "the checkpoint's size is not known here, 5.7 GB if it is one copy in float32" in text
     text = findings("krea-14b", capsys, "--resolution", "720p")[1]
     assert "nothing near it fits either (its weights alone are 57.2 GB)" in text
     assert "no head profile comes with it: planned as if every head were dynamic" in text

@@ -104,8 +104,8 @@ def test_merging_saves_what_twice_the_rows_take_less_than_two_calls(small: engin
     length = small.spec.chunk * small.spec.geometry.tokens
     monkeypatch.setattr(pieces, "timed", timed)
     layers = small.spec.net.layers
-    assert pieces.merging(small) == pytest.approx(0.5 * layers * (6 + 3))
-    assert rows == [length, 2 * length] * 7
+    assert pieces.merging(small) == pytest.approx(0.5 * layers * (6 + 3 + 1))
+    assert rows == [length, 2 * length] * 8
 
 
 def test_a_share_of_the_best_rate_is_what_a_call_takes_at_that_rate(small: engine.Engine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import import_module
 from typing import Protocol, cast
 
@@ -9,18 +10,20 @@ import torch
 from torch import Tensor
 
 from fkv.fast import ops
-from fkv.fast.slots import Slot
+from fkv.fast.slots import Slot, placed
 from fkv.spec import WanConfig
 
 AGREEMENT = {torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 2e-2}  # of the largest value
 
 
 class Kernels(Protocol):
-    """The two fused steps of a block; see `fkv.fast.kernels`."""
+    """The fused steps of a block; see `fkv.fast.kernels`."""
 
     def residual_norm(self, x: Tensor, y: Tensor, gate: Tensor | None, weight: Tensor, bias: Tensor, eps: float) -> Tensor: ...
 
-    def stored(self, qkv: Tensor, weight: Tensor, eps: float, turn: Tensor, slot: Slot, place: Tensor) -> Tensor: ...
+    def normed(self, x: Tensor, weight: Tensor, eps: float) -> Tensor: ...
+
+    def stored(self, qkv: Tensor, weight: Tensor, eps: float, turn: Tensor, slots: Sequence[Slot], place: Tensor) -> list[Tensor]: ...
 
 
 def fused(config: WanConfig, dtype: torch.dtype, device: torch.device) -> tuple[Kernels | None, str]:
@@ -50,14 +53,22 @@ def difference(kernels: Kernels, config: WanConfig, dtype: torch.dtype, device: 
     for g, w, b in ((gate, weight, bias), (None, weight, bias), (gates, weights, biases), (gates, weight, bias), (None, weights, biases)):
         ours, theirs = x.clone(), x.clone()
         pairs += [(kernels.residual_norm(ours, y, g, w, b, 1e-6), ops.residual_norm(theirs, y, g, w, b, 1e-6)), (ours, theirs)]
-    members = tuple(range(0, heads, 2))
-    numbers = torch.tensor(members, device=device)
-    place = torch.full((heads,), -1, dtype=torch.int32, device=device)
-    place[numbers] = torch.arange(len(members), dtype=torch.int32, device=device)
-    slots = [Slot(torch.zeros(2, 1, len(members), kept + length, size, device=device, dtype=dtype), kept, numbers, members) for _ in "ab"]
-    qkv, norm = draw(1, length, 3, heads, size), draw(2, config.dim)
+    pairs.append((kernels.normed(x.clone(), weight, 1e-6), ops.normed(x.clone(), weight, 1e-6)))
+    ours, theirs = ([_slot(every, kept, length, config, dtype, device) for every in parted(heads)] for _ in "ab")
+    qkv, norm = draw(2, length, 3, heads, size), draw(2, config.dim)
     turn = ops.cis(ops.rotation(5, 1, 1, length, size, device), heads)
-    q = kernels.stored(qkv, norm, 1e-6, turn, slots[0], place)
-    pairs.append((q, ops.stored(ops.turned(qkv.clone(), norm, 1e-6, turn), slots[1])))
-    pairs.append((slots[0].both, slots[1].both))
+    queries = kernels.stored(qkv, norm, 1e-6, turn, ours, placed(ours, heads))
+    whole = ops.turned(qkv.clone(), norm, 1e-6, turn)
+    pairs += [(q, ops.stored(whole, slot)) for q, slot in zip(queries, theirs, strict=True)]
+    pairs += [(one.both, other.both) for one, other in zip(ours, theirs)]
     return max(float((a.float() - b.float()).abs().max() / b.float().abs().max()) for a, b in pairs)
+
+
+def parted(heads: int) -> list[tuple[int, ...]]:
+    """Heads in three scattered groups, or as many as there are heads."""
+    return [tuple(range(first, heads, 3)) for first in range(min(3, heads))]
+
+
+def _slot(members: tuple[int, ...], kept: int, length: int, config: WanConfig, dtype: torch.dtype, device: torch.device) -> Slot:
+    shape = (2, 2, len(members), kept + members[0] + length, config.head_dim)  # of another size in every group
+    return Slot(torch.zeros(shape, dtype=dtype, device=device), kept + members[0], torch.tensor(members, device=device), members)

@@ -5,6 +5,8 @@ Sums are taken in float32; what is stored is rounded once. Rows of up to 16384 n
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import triton
 import triton.language as tl
@@ -14,7 +16,7 @@ from fkv.fast.slots import Slot
 
 # Triton compiles these functions: what its annotations say of their arguments does not hold for callers.
 # pyright: reportIndexIssue=false, reportAttributeAccessIssue=false, reportMissingImports=false
-# pyright: reportGeneralTypeIssues=false, reportArgumentType=false
+# pyright: reportGeneralTypeIssues=false, reportArgumentType=false, reportCallIssue=false
 
 
 @triton.jit
@@ -41,76 +43,101 @@ def _residual_norm(
 
 
 @triton.jit
-def _turn(even, odd, weight_even, weight_odd, scale, cos, sin):
-    even = even * scale * weight_even
-    odd = odd * scale * weight_odd
-    return even * cos - odd * sin, even * sin + odd * cos
+def _normed(x, weight, out, width, eps, block: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64) * width
+    column = tl.arange(0, block)
+    inside = column < width
+    a = tl.load(x + row + column, mask=inside, other=0.0).to(tl.float32)
+    scale = 1.0 / tl.sqrt(tl.sum(a * a, 0) / width + eps)
+    w = tl.load(weight + column, mask=inside, other=0.0).to(tl.float32)
+    tl.store(out + row + column, (a * scale * w).to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _pairs(x, some: tl.constexpr, wide: tl.constexpr):
+    return tl.split(tl.reshape(x, (some, wide // 2, 2)))
 
 
 @triton.jit
 def _stored(
-    qkv, weight, turn, place, q_out, both,
-    length, half, pairs, turn_row, turn_head, count, capacity, kept, side, eps,
-    block: tl.constexpr,
+    qkv, weight, turn, place, q_out, first, second,
+    length, heads, size, turn_row, turn_head, pair, eps,
+    first_count, first_capacity, first_kept, first_side, second_count, second_capacity, second_kept, second_side,
+    some: tl.constexpr, wide: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     batch, token = row // length, row % length
-    pair = tl.arange(0, block)
-    inside = pair < pairs
-    head, inner = pair // half, pair % half
-    wide = 2 * pairs
-    source = qkv + row * 3 * wide + 2 * pair
-    spot = turn + token * turn_row + head * turn_head + 2 * inner
-    cos, sin = tl.load(spot, mask=inside, other=0.0), tl.load(spot + 1, mask=inside, other=0.0)
-    there = tl.load(place + head, mask=inside, other=-1)
-    ours = inside & (there >= 0)
-    line = (batch * count + there).to(tl.int64)
-    target_q = q_out + (line * length + token) * 2 * half + 2 * inner
-    target = both + (line * capacity + kept + token) * 2 * half + 2 * inner
+    head, inner = tl.arange(0, some)[:, None], tl.arange(0, wide)[None, :]
+    there, width = head < heads, heads * size
+    inside, own = there & (inner < size), head * size + inner
+    source = qkv + row * 3 * width + own
+    cos, sin = _pairs(tl.load(turn + token * turn_row + head * turn_head + inner, mask=inside, other=0.0), some, wide)
+    number = tl.load(place + head, mask=there, other=0)
+    slot = tl.load(place + heads + head, mask=there, other=-1) - pair
+    within = tl.load(place + 2 * heads + head, mask=there, other=0)
+    in_first, in_second = inside & (slot == 0), inside & (slot == 1)
+    to_q = q_out + (row * heads + number) * size + inner
+    to_first = first + ((batch * first_count + within) * first_capacity + first_kept + token) * size + inner
+    to_second = second + ((batch * second_count + within) * second_capacity + second_kept + token) * size + inner
     for which in tl.static_range(2):
-        even = tl.load(source + which * wide, mask=inside, other=0.0).to(tl.float32)
-        odd = tl.load(source + which * wide + 1, mask=inside, other=0.0).to(tl.float32)
-        scale = 1.0 / tl.sqrt(tl.sum(even * even + odd * odd, 0) / wide + eps)
-        weight_even = tl.load(weight + which * wide + 2 * pair, mask=inside, other=0.0).to(tl.float32)
-        weight_odd = tl.load(weight + which * wide + 2 * pair + 1, mask=inside, other=0.0).to(tl.float32)
-        even, odd = _turn(even, odd, weight_even, weight_odd, scale, cos, sin)
+        x = tl.load(source + which * width, mask=inside, other=0.0).to(tl.float32)
+        scale = 1.0 / tl.sqrt(tl.sum(x * x) / width + eps)
+        x *= scale * tl.load(weight + which * width + own, mask=inside, other=0.0).to(tl.float32)
+        even, odd = _pairs(x, some, wide)
+        x = tl.reshape(tl.join(even * cos - odd * sin, even * sin + odd * cos), (some, wide)).to(q_out.dtype.element_ty)
         if which == 0:
-            tl.store(target_q, even.to(q_out.dtype.element_ty), mask=ours)
-            tl.store(target_q + 1, odd.to(q_out.dtype.element_ty), mask=ours)
+            tl.store(to_q, x, mask=in_first | in_second)
         else:
-            tl.store(target, even.to(both.dtype.element_ty), mask=ours)
-            tl.store(target + 1, odd.to(both.dtype.element_ty), mask=ours)
-    even = tl.load(source + 2 * wide, mask=inside, other=0.0)
-    odd = tl.load(source + 2 * wide + 1, mask=inside, other=0.0)
-    tl.store(target + side, even, mask=ours)
-    tl.store(target + side + 1, odd, mask=ours)
+            tl.store(to_first, x, mask=in_first)
+            tl.store(to_second, x, mask=in_second)
+    v = tl.load(source + 2 * width, mask=inside, other=0.0)
+    tl.store(to_first + first_side, v, mask=in_first)
+    tl.store(to_second + second_side, v, mask=in_second)
+
+
+def warps(numbers: int) -> int:
+    """How many warps share a row of so many numbers, a power of two: few enough numbers for each thread that they stay in registers."""
+    return max(1, min(16, numbers // 256))
 
 
 def residual_norm(x: Tensor, y: Tensor, gate: Tensor | None, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     """`ops.residual_norm` in one launch; x and all tables must be contiguous."""
     out, width, gates = torch.empty_like(x), x.shape[-1], weight if gate is None else gate
     frames = max(len(table) if table.dim() > 1 else 1 for table in (gates, weight))
+    block = triton.next_power_of_2(width)
     gate_step, norm_step = (width if table.dim() > 1 else 0 for table in (gates, weight))
     _residual_norm[(x.numel() // width,)](
         x, y.contiguous(), gates, weight, bias, out,
-        width, x.shape[1], x.shape[1] // frames, gate_step, norm_step, eps, gate is not None, triton.next_power_of_2(width),
+        width, x.shape[1], x.shape[1] // frames, gate_step, norm_step, eps, gate is not None, block, num_warps=warps(block),
     )  # fmt: skip
     return out
 
 
-def stored(qkv: Tensor, weight: Tensor, eps: float, turn: Tensor, slot: Slot, place: Tensor) -> Tensor:
-    """Norms and rotates what a group's heads take from qkv [b, L, 3, h, d], writes keys and values into the room of its slot, and gives its
-    queries [b, group's heads, L, d].
+def normed(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """`ops.normed` in one launch; x must be contiguous."""
+    out, width = torch.empty_like(x), x.shape[-1]
+    block = triton.next_power_of_2(width)
+    _normed[(x.numel() // width,)](x, weight, out, width, eps, block, num_warps=warps(block))
+    return out
 
-    weight [2, h * d]; turn complex [L, 1, 1 or h, d / 2]; place int32 [h] is a head's number in the group, -1 outside.
+
+def stored(qkv: Tensor, weight: Tensor, eps: float, turn: Tensor, slots: Sequence[Slot], place: Tensor) -> list[Tensor]:
+    """Norms and rotates qkv [b, L, 3, h, d], writes the keys and values of every head into the room of its slot, and gives each slot's
+    queries [b, its heads, L, d]. One launch for every two slots.
+
+    weight [2, h * d]; turn complex [L, 1, 1 or h, d / 2]; place int32 [3, h], for every head: its number when the slots' heads follow one
+    another, its slot, and its number there.
     """
     b, length, _, heads, size = qkv.shape
     angles = torch.view_as_real(turn)
-    q = qkv.new_empty(b, len(slot.members), length, size)
-    _stored[(b * length,)](
-        qkv, weight, angles, place, q, slot.both,
-        length, size // 2, heads * size // 2, angles.stride(0), angles.stride(2) if turn.shape[2] > 1 else 0,
-        len(slot.members), slot.both.shape[3], slot.kept, slot.both.stride(0), eps,
-        triton.next_power_of_2(heads * size // 2),
-    )  # fmt: skip
-    return q
+    q = qkv.new_empty(b, length, heads, size)
+    some, wide = triton.next_power_of_2(heads), triton.next_power_of_2(size)
+    for pair in range(0, len(slots), 2):
+        ends = slots[pair], slots[min(pair + 1, len(slots) - 1)]
+        sizes = [number for slot in ends for number in (len(slot.members), slot.both.shape[3], slot.kept, slot.both.stride(0))]
+        _stored[(b * length,)](
+            qkv, weight, angles, place, q, ends[0].both, ends[1].both,
+            length, heads, size, angles.stride(0), angles.stride(2) if turn.shape[2] > 1 else 0, pair, eps,
+            *sizes, some, wide, num_warps=warps(some * wide),
+        )  # fmt: skip
+    return [part.transpose(1, 2) for part in q.split([len(slot.members) for slot in slots], dim=2)]

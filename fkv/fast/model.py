@@ -192,7 +192,8 @@ class FastWan(CausalWan):
 
     def _read(self, own: Layer, inner: Tensor, text: tuple[Tensor, Tensor]) -> Tensor:
         """Cross-attention of normed tokens to one layer's text."""
-        q = ops.normed(own.cross_q(inner), own.cross_norm, self.config.eps).unflatten(-1, (self.config.heads, -1)).transpose(1, 2)
+        normed = ops.normed if self.kernels is None else self.kernels.normed
+        q = normed(own.cross_q(inner), own.cross_norm, self.config.eps).unflatten(-1, (self.config.heads, -1)).transpose(1, 2)
         return own.cross_o(self.attention(q, *text).transpose(1, 2).flatten(2))
 
     def _mixed(self, this: Pass, layer: int, qkv: Tensor) -> Tensor:
@@ -230,8 +231,7 @@ class FastWan(CausalWan):
         """
         norm, eps, turn, cache = self.parts[layer].norm, self.config.eps, this.when.turn, this.cache
         if self.kernels is not None and isinstance(cache, SlotCache):
-            places = [cache.place(slot) for slot in rooms]
-            return [self.kernels.stored(qkv, norm, eps, turn, *pair) for pair in zip(rooms, places)]
+            return self.kernels.stored(qkv, norm, eps, turn, rooms, cache.place(rooms))
         ops.turned(qkv, norm, eps, turn)
         return [ops.stored(qkv, slot) for slot in rooms]
 

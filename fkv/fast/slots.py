@@ -68,7 +68,7 @@ class SlotCache(KVCache):
         self.fixed = recorder is not None
         self.epoch = object()
         self.slots: list[list[Slot]] = [[] for _ in range(geometry.layers)]
-        self._places: dict[tuple[int, ...], Tensor] = {}
+        self._places: dict[tuple[tuple[int, ...], ...], Tensor] = {}
         self._plain = type(self.policy).load is Policy.load
 
     def rooms(self, layer: int, tokens: int) -> Sequence[Slot] | None:
@@ -104,13 +104,12 @@ class SlotCache(KVCache):
         k, v = both.unbind(0)
         return k, v
 
-    def place(self, slot: Slot) -> Tensor:
-        """Every head's number in a slot, -1 where it is not in it: int32 [h]."""
-        if slot.members not in self._places:
-            numbers = torch.arange(len(slot.members), dtype=torch.int32, device=self.device)
-            nobody = torch.full((self.geometry.heads,), -1, dtype=torch.int32, device=self.device)
-            self._places[slot.members] = nobody.index_copy_(0, slot.heads, numbers)
-        return self._places[slot.members]
+    def place(self, slots: Sequence[Slot]) -> Tensor:
+        """Where every head of a layer is in its slots, see `placed`; made once for every way in which heads are parted."""
+        members = tuple(slot.members for slot in slots)
+        if members not in self._places:
+            self._places[members] = placed(slots, self.geometry.heads)
+        return self._places[members]
 
     def write(self, layer: int, k: Tensor, v: Tensor, q: Tensor) -> None:
         super().write(layer, k, v, q)
@@ -152,6 +151,20 @@ class SlotCache(KVCache):
     def nbytes(self) -> int:
         """Bytes of kept keys and values, without the room behind them (see `allocated`)."""
         return sum(tensor.numel() * tensor.element_size() for group in self._groups() for tensor in (group.k, group.v))
+
+
+def placed(slots: Sequence[Slot], heads: int) -> Tensor:
+    """For every head its number when the heads of all slots follow one another, its slot, and its number there, -1 where it is in none:
+    int32 [3, h], on the slots' device, which is not waited for.
+    """
+    device = slots[0].heads.device
+    table = torch.full((3, heads), -1, dtype=torch.int32, device=device)
+    before = 0
+    for number, slot in enumerate(slots):
+        there = torch.arange(len(slot.members), dtype=torch.int32, device=device)
+        table.index_copy_(1, slot.heads, torch.stack((before + there, torch.full_like(there, number), there)))
+        before += len(slot.members)
+    return table
 
 
 def _move(group: HeadGroup, slot: Slot) -> None:
