@@ -8,14 +8,20 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
-from fkv.fast import prepare
+from fkv.fast import Slot, ops, prepare
 from fkv.fast.fusing import AGREEMENT, fused
+from fkv.fast.model import FastWan
 from fkv.spec import WanConfig
 from fkv.stream import Stream, seeded_noise
 from tests.tiny import tiny_model, tiny_policy, tiny_spec, tiny_stream, tiny_text
@@ -26,6 +32,7 @@ INTERPRETED = """
 import torch
 from fkv.fast import kernels
 from fkv.fast.fusing import difference
+from fkv.fast.model import FastWan
 from fkv.spec import WanConfig
 from tests.test_fast import fast_stream, tiny_spec
 odd = WanConfig(dim=30, heads=3, layers=1, ffn=8, freq_dim=4, text_dim=4, text_len=2, channels=4)
@@ -84,3 +91,63 @@ def test_on_a_gpu_a_step_waits_for_nothing_and_draws_what_the_cpu_draws(text: st
             fast.step()
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+class Counted:
+    """The fused kernels as torch does them, each of their calls one launch."""
+
+    def __init__(self) -> None:
+        self.launches = 0
+
+    def residual_norm(self, x: Tensor, y: Tensor, gate: Tensor | None, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+        self.launches += 1
+        with _disable_current_modes():
+            return ops.residual_norm(x, y, gate, weight, bias, eps)
+
+    def normed(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        self.launches += 1
+        with _disable_current_modes():
+            return ops.normed(x, weight, eps)
+
+    def stored(self, qkv: Tensor, weight: Tensor, eps: float, turn: Tensor, slots: Sequence[Slot], place: Tensor) -> list[Tensor]:
+        self.launches += 1
+        with _disable_current_modes():
+            whole = ops.turned(qkv, weight, eps, turn)
+            return [ops.stored(whole, slot) for slot in slots]
+
+
+class Launches(TorchDispatchMode):
+    """Counts operations that a device would be asked for: all but views and empty memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        view = any(value.alias_info is not None and not value.alias_info.is_write for value in func._schema.returns)
+        if not view and "empty" not in func._schema.name:
+            self.names.append(func._schema.name)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("text", "asked"), [("full:9", 13), ("forcing-kv", 13 + 3)])
+def test_a_layer_of_a_noisy_pass_is_thirteen_launches_and_three_more_where_its_heads_are_parted(text: str, asked: int) -> None:
+    """Six products, GELU in one of them; three sums with their norms; two norms of queries, one of which also rotates and stores; two calls
+    of attention. Parted heads take one call of attention more, and each group's result is put in its place.
+    """
+    made = list[int]()
+    for layers in (3, 4):
+        spec = tiny_spec(layers=layers, steps=1)
+        spec = replace(spec, net=replace(spec.net, gelu="erf"))
+        model = FastWan(tiny_model(spec, dtype=torch.bfloat16))
+        model.parts = tuple(replace(layer, up=replace(layer.up, epilogue=True)) for layer in model.parts)
+        model.kernels = kernels = Counted()
+        stream = Stream(model, spec, tiny_text(spec), tiny_policy(text, spec.geometry), seeded_noise(0, spec, dtype=torch.bfloat16))
+        for _ in range(5):
+            stream.step()
+        stream.commit()
+        kernels.launches = 0
+        with Launches() as seen:
+            stream.step()
+        made.append(len(seen.names) + kernels.launches)
+    assert made[1] - made[0] == asked
