@@ -125,7 +125,7 @@ def _pocket_codec(opening: Opening) -> Codec:
 def _taehv(opening: Opening) -> Codec:
     dtype = torch.float16 if opening.device.type == "cuda" else torch.float32
     if opening.random:
-        return taehv_random().to(opening.device, dtype)
+        return taehv.laid(taehv_random(), opening.device, dtype)
     path = store() / taehv.FILE
     if opening.download:
         hub.fetch_url(taehv.URL, path, opening.report)

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from fkv.codec import Taehv, WanVae, load_taehv, load_wan_vae, taehv_random
+from fkv.codec.taehv import laid
 
 ROWS, COLUMNS = 2, 3
 
@@ -192,3 +193,21 @@ def test_the_wan_vae_moves_its_mean_and_scale_to_the_device_only_once(vae: WanVa
     assert not any(tensor is vae.mean or tensor is vae.scale for tensor in moved)
     assert len(moved) == 2
     assert vae.mean.device == vae.scale.device == vae.device
+
+
+def test_every_layer_of_the_live_decoder_hands_on_its_channels_last_in_memory() -> None:
+    codec = laid(taehv_random(), "cpu", torch.float32)
+    plain, last = taehv_random(), list[bool]()
+    layers = list(codec.decoder_stack)[2:]  # after the latents' own convolution, which come frame by frame
+    for layer in layers:
+        layer.register_forward_hook(lambda layer, given, made: last.append(all(map(channels_last, (*given, made)))))
+    decoders = codec.decoder(), plain.decoder()
+    for latents in torch.randn(2, 2, 3, 16, 6, 4, generator=torch.Generator().manual_seed(0)):
+        one, other = (decoder.decode(latents).int() for decoder in decoders)
+        assert (one - other).abs().max() <= 1
+    assert len(last) == 2 * len(layers)
+    assert all(last)
+
+
+def channels_last(x: torch.Tensor) -> bool:
+    return x.is_contiguous(memory_format=torch.channels_last)

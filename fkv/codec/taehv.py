@@ -62,10 +62,15 @@ class Grow(nn.Module):
 
     def __init__(self, width: int, stride: int):
         super().__init__()
+        self.stride = stride
         self.conv = nn.Conv2d(width, width * stride, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(x).reshape(-1, *x.shape[1:])
+        grown = self.conv(x)
+        if self.stride == 1:
+            return grown
+        frames = grown.permute(0, 2, 3, 1).unflatten(-1, (self.stride, -1)).permute(0, 3, 1, 2, 4)
+        return frames.flatten(0, 1).permute(0, 3, 1, 2)  # channels stay last in memory
 
 
 def decoder_layers() -> nn.Sequential:
@@ -89,10 +94,11 @@ def through(layers: nn.Sequential, x: Tensor, batch: int, state: State) -> Tenso
     """Frames x [b * f, c, H, W] through all layers; `state`, empty at the start of a video, is brought up to date."""
     for number, layer in enumerate(layers):
         if isinstance(layer, Memory):
-            frames = x.unflatten(0, (batch, -1))
-            before = state.get(number, torch.zeros_like(frames[:, 0]))
-            state[number] = frames[:, -1].clone()
-            x = layer(x, torch.cat((before[:, None], frames[:, :-1]), dim=1).flatten(0, 1))
+            count = len(x) // batch
+            before = state[number] if number in state else torch.zeros_like(x[::count])
+            state[number] = x[count - 1 :: count].clone()
+            videos = zip(before.split(1), x.split(count))
+            x = layer(x, torch.cat([part for first, frames in videos for part in (first, frames[:-1])]))
         else:
             x = layer(x)
     return x
@@ -174,7 +180,7 @@ def load_taehv(path: Path, device: torch.device | str = "cpu", dtype: torch.dtyp
                 f"{path} is not TAEHV for Wan 2.1: tensor {published!r} is {have}, expected {want}; delete it and fetch it again"
             )
     codec.load_state_dict({name: tensor.float() for name, tensor in state.items()})
-    return codec.to(device, dtype).to(memory_format=torch.channels_last).eval().requires_grad_(False)  # pyright: ignore[reportCallIssue]
+    return laid(codec, device, dtype)
 
 
 def taehv_random(seed: int = 0) -> Taehv:
@@ -182,3 +188,8 @@ def taehv_random(seed: int = 0) -> Taehv:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return Taehv().eval().requires_grad_(False)
+
+
+def laid(codec: Taehv, device: torch.device | str, dtype: torch.dtype) -> Taehv:
+    """For inference, with channels last in memory, as convolutions want them; every layer hands them on so."""
+    return codec.to(device, dtype).to(memory_format=torch.channels_last).eval().requires_grad_(False)  # pyright: ignore[reportCallIssue]
