@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fkv.codec.drawing import Drawing
+
 GROUP, CELL = 4, 8
 
 
@@ -76,11 +78,15 @@ class PocketCodec(nn.Module):
     def forward_decoder(self, latents: Tensor, before: Tensor) -> Tensor:
         """Normalised latents and those one frame earlier, each [n, channels, rows, columns], to pixels [n, 12, height, width] in about
         [-1, 1]."""
-        now, earlier = (x * self.scale[:, None, None] + self.mean[:, None, None] for x in (latents, before))
+        now, earlier = self.restored(latents), self.restored(before)
         return F.pixel_shuffle(self.synthesis(now), CELL) + self.draw(torch.cat((now, earlier), dim=1))
 
     def normalise(self, raw: Tensor) -> Tensor:
         return (raw - self.mean[:, None, None]) / self.scale[:, None, None]
+
+    def restored(self, latents: Tensor) -> Tensor:
+        """The raw latents that `normalise` makes these of."""
+        return latents * self.scale[:, None, None] + self.mean[:, None, None]
 
     @torch.no_grad()
     def encode(self, frames: Tensor) -> Tensor:
@@ -96,10 +102,10 @@ class PocketCodec(nn.Module):
 
 
 class PocketDecoder:
-    """Streaming decoder: remembers the last latent frame of the lane."""
+    """Streaming decoder of the codec's present weights: remembers the last latent frame of the lane."""
 
     def __init__(self, codec: PocketCodec):
-        self.codec = codec
+        self.codec, self.draw = codec, Drawing(codec)
         self.last: Tensor | None = None
 
     @torch.no_grad()
@@ -108,9 +114,8 @@ class PocketDecoder:
         first = latents[:, :1] if self.last is None else self.last
         before = torch.cat((first, latents[:, :-1]), dim=1)
         self.last = latents[:, -1:].clone()
-        pixels = self.codec.forward_decoder(latents.flatten(0, 1), before.flatten(0, 1))
-        shaped = pixels.unflatten(0, (latents.shape[0], -1)).unflatten(2, (GROUP, 3))
-        return shaped.permute(0, 1, 2, 4, 5, 3).flatten(1, 2).add_(1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
+        pictures = self.draw(*(self.codec.restored(x.flatten(0, 1)) for x in (latents, before)))
+        return pictures.unflatten(0, (latents.shape[0], -1)).flatten(1, 2)
 
 
 def load_pocket(directory: Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> PocketCodec:
