@@ -20,7 +20,7 @@ from torch import Tensor
 from fkv import meter, roofline
 from fkv.cache import Policy
 from fkv.engine import Engine
-from fkv.fast import Slot, SlotCache, ops
+from fkv.fast import Slot, SlotCache, Text, ops
 from fkv.lane import LaneRun
 from fkv.spec import ModelSpec
 from fkv.views import encode
@@ -92,15 +92,13 @@ def timed(work: Callable[[], object], device: torch.device) -> float:
 def pieces(engine: Engine, lane: LaneRun) -> Iterator[Piece]:
     """The pieces of one lane on the slots it has now, for what is not refused; none of them changes what it keeps."""
     model, cache, geometry = engine.model, lane.stream.cache, engine.spec.geometry
-    length, width, layers = geometry.chunk * geometry.tokens, engine.spec.net.dim, engine.spec.net.layers
+    length = geometry.chunk * geometry.tokens
     assert isinstance(cache, SlotCache)
     draw = Drawn(engine)
     when = model.when(0, geometry.chunk, geometry.rows, geometry.columns)
     yield from rowwise(engine, length, draw)
     yield from attentions(engine, cache, draw)
-    text = tuple(side.clone() for side in lane.stream.text[0])
-    q = draw(1, geometry.heads, length, geometry.head_dim)
-    yield Piece("attention to the text", layers, 4.0 * length * width * text[0].shape[2], lambda: model.attention(q, *text))
+    yield reading(engine, lane, draw)
     yield from stores(engine, cache, when.turn, draw)
     latents = draw(1, geometry.chunk, *engine.spec.latent)
     yield Piece("latents to tokens", 1, 0.0, lambda: model.patchify(latents, when.learned))
@@ -113,7 +111,10 @@ def pieces(engine: Engine, lane: LaneRun) -> Iterator[Piece]:
 def rowwise(engine: Engine, rows: int, draw: Drawn) -> Iterator[Piece]:
     """What is done with every token alone: the products of a layer, and what comes between them."""
     model, layers, width = engine.model, engine.spec.net.layers, engine.spec.net.dim
-    for name, product in model.parts[0].products().items():
+    products = model.parts[0].products()
+    if engine.spec.net.short_text:
+        del products["cross_o"]  # a part of reading the text
+    for name, product in products.items():
         x = draw(1, rows, product.weight.shape[1])
         yield Piece(f"product {name}", layers, 2.0 * rows * product.weight.numel(), lambda x=x, product=product: product(x))
     times = model.clock(engine.spec.schedule.timesteps()[0]).layers[0]
@@ -124,6 +125,17 @@ def rowwise(engine: Engine, rows: int, draw: Drawn) -> Iterator[Piece]:
     scaled, own = ops.normed if model.kernels is None else model.kernels.normed, model.parts[0]
     q = draw(1, rows, width)
     yield Piece("norm before the text", layers, 0.0, lambda: scaled(q, own.cross_norm, engine.spec.net.eps))
+
+
+def reading(engine: Engine, lane: LaneRun, draw: Drawn) -> Piece:
+    """Attention to the lane's prompt; of a short one with the projection behind it, which is a part of it then."""
+    model, geometry, net, text = engine.model, engine.spec.geometry, engine.spec.net, lane.stream.text
+    length, tokens = geometry.chunk * geometry.tokens, text[0][0].shape[2]
+    if isinstance(text, Text) and text.readings:
+        q, own = draw(1, length, geometry.heads, geometry.head_dim), text.readings[0]
+        return Piece("attention to the text, projected", net.layers, 2.0 * length * tokens * net.dim * (1 + net.heads), lambda: own(q))
+    q, (k, v) = draw(1, geometry.heads, length, geometry.head_dim), (side.clone() for side in text[0])
+    return Piece("attention to the text", net.layers, 4.0 * length * net.dim * tokens, lambda: model.attention(q, k, v))
 
 
 def attentions(engine: Engine, cache: SlotCache, draw: Drawn) -> Iterator[Piece]:

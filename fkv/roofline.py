@@ -54,15 +54,17 @@ def work(spec: ModelSpec, policy: Policy, committed: int, itemsize: int, recache
     last, passes = kept[-1], noisy + 1
     rows = passes * net.layers - 1  # layers run whole, over all passes
     patch = net.channels * net.patch[0] * net.patch[1] * net.patch[2]
-    block = length * d * (2 * 6 * d + 4 * net.ffn)
+    block = length * d * (2 * (5 if net.short_text else 6) * d + 4 * net.ffn)
+    text = 2 * length * net.text_len * d * (1 + (net.heads if net.short_text else 1))  # scores, and values, of all heads where short
     projections = rows * block + 6 * length * d * d + (passes + noisy) * 2 * length * d * patch
     reads = passes * sum(tokens + own for tokens in kept) - (last + own)
-    weights = net.layers * (6 * d * d + 2 * d * net.ffn)
+    last_product = net.heads * net.text_len if net.short_text else d
+    weights = net.layers * d * (5 * d + last_product + 2 * net.ffn)
     moved = itemsize * (passes * weights + 2 * reads * geometry.head_dim + (rows * FUSED + 6) * length * d)
     return Work(
         projections=projections,
         self_attention=4 * length * geometry.head_dim * reads,
-        cross_attention=rows * 4 * length * d * net.text_len,
+        cross_attention=rows * text,
         bytes=moved,
     )
 

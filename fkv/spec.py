@@ -41,6 +41,12 @@ class WanConfig:
     def head_dim(self) -> int:
         return self.dim // self.heads
 
+    @property
+    def short_text(self) -> bool:
+        """Whether a text is so short that its values are better projected once than read and projected in every pass: heads * text_len
+        against text_len + dim multiplications for every number of a token."""
+        return self.text_len * (self.heads - 1) < self.dim
+
 
 @dataclass(frozen=True)
 class Schedule:

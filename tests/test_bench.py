@@ -38,17 +38,20 @@ def test_the_work_of_a_published_chunk_is_the_one_counted_by_hand() -> None:
     assert window.projections == full.projections
 
 
-def test_what_is_counted_is_what_the_fast_path_multiplies() -> None:
-    spec = tiny_spec(layers=3, steps=2)
+@pytest.mark.parametrize("tokens", [5, 16])
+def test_what_is_counted_is_what_the_fast_path_multiplies(tokens: int) -> None:
+    spec = tiny_spec(layers=3, steps=2, text_len=tokens)
     stream = fast_stream(spec, "forcing-kv")
     for _ in range(5):
         stream.step()
     with Operations() as seen:
         stream.step()
     counted = roofline.work(spec, stream.policy, 5, 4)
-    text = 3 * 4 * spec.chunk * spec.geometry.tokens * spec.net.dim * spec.net.text_len
-    assert counted.cross_attention == 3 * text - text / 3
-    assert seen.multiplied == pytest.approx(counted.projections, rel=0.05)
+    scores = 2 * spec.chunk * spec.geometry.tokens * spec.net.dim * tokens
+    values = scores * (spec.net.heads if tokens == 5 else 1)  # of a short prompt every head's are as wide as the model
+    assert counted.cross_attention == (3 * 3 - 1) * (scores + values)
+    products = counted.projections + (tokens == 5) * (3 * 3 - 1) * values
+    assert seen.multiplied == pytest.approx(products, rel=0.05)
 
 
 def test_a_window_may_be_written_by_its_frames_and_its_sink() -> None:

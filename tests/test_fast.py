@@ -163,7 +163,7 @@ def test_no_weight_is_held_twice_and_the_names_stay() -> None:
 
 
 def test_a_clean_pass_ends_with_the_last_keys_and_a_noisy_pass_joins_nothing() -> None:
-    spec = tiny_spec(layers=4, steps=1)
+    spec = tiny_spec(layers=4, steps=1, text_len=16)
     stream = fast_stream(spec, "full:9")
     for _ in range(5):
         stream.step()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from fkv.fast.model import FastWan
 from fkv.fast.preparing import prepare
+from fkv.fast.reading import Text
 from fkv.fast.slots import Slot, SlotCache
 
-__all__ = ["FastWan", "Slot", "SlotCache", "prepare"]
+__all__ = ["FastWan", "Slot", "SlotCache", "Text", "prepare"]

@@ -1,10 +1,10 @@
 """`FastWan`: `CausalWan` called in the same way on the same weights, with the work arranged for speed.
 
 What differs: query, key and value come from one projection, and on a CPU products from oneDNN; what depends on the timestep alone is
-computed once per timestep, and the angles of a chunk once for all its passes; normalising, scaling and shifting are one operation; keys and
-values go straight into the cache's slots; a clean pass ends with the last layer's keys and values, since nobody reads more of it. Heads
-keep their order in the weights, as their classes change while a lane runs: a group of scattered heads costs one gather of the chunk's
-projection, never one of the cache.
+computed once per timestep, and the angles of a chunk once for all its passes; a short prompt's values are projected once; normalising,
+scaling and shifting are one operation; keys and values go straight into the cache's slots; a clean pass ends with the last layer's keys and
+values, since nobody reads more of it. Heads keep their order in the weights, as their classes change while a lane runs: a group of
+scattered heads costs one gather of the chunk's projection, never one of the cache.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from fkv.fast.abreast import Abreast, Call
 from fkv.fast.fusing import Kernels
 from fkv.fast.graphs import Recorder
 from fkv.fast.products import Layer, layer_of
+from fkv.fast.reading import Text, read
 from fkv.fast.slots import Slot, SlotCache
 from fkv.fast.tables import Clock, clock
 from fkv.spec import Geometry
@@ -119,6 +120,10 @@ class FastWan(CausalWan):
         return self._whens[key]
 
     @torch.inference_mode()
+    def read_text(self, text: Tensor) -> Text:
+        return read(super().read_text(text), self.parts, self.config)
+
+    @torch.inference_mode()
     def forward(self, x: Tensor, t: Tensor | Time, text: TextKV, cache: KVCache, start: int, probe: Probe | None = None) -> Tensor:
         """As in `CausalWan`; timesteps in a tensor go the readable way."""
         if isinstance(t, Tensor):
@@ -184,17 +189,19 @@ class FastWan(CausalWan):
             out = self._mixed(this, layer, qkv)
             y = own.o(out.transpose(1, 2).flatten(2))
             inner = residual_norm(tokens, y, now.gate, *own.before_cross, eps)
-            inner = residual_norm(tokens, self._read(own, inner, this.text[layer]), None, now.ffn_weight, now.ffn_bias, eps)
+            inner = residual_norm(tokens, self._read(own, inner, this.text, layer), None, now.ffn_weight, now.ffn_bias, eps)
             y = own.down(own.up(inner))
             weight, bias = (times.weight, times.bias) if last else (times.layers[layer + 1].weight, times.layers[layer + 1].bias)
             inner = residual_norm(tokens, y, now.ffn_gate, weight, bias, eps)
         return inner
 
-    def _read(self, own: Layer, inner: Tensor, text: tuple[Tensor, Tensor]) -> Tensor:
-        """Cross-attention of normed tokens to one layer's text."""
+    def _read(self, own: Layer, inner: Tensor, text: TextKV, layer: int) -> Tensor:
+        """Cross-attention of normed tokens to one layer's text, and its projection."""
         normed = ops.normed if self.kernels is None else self.kernels.normed
-        q = normed(own.cross_q(inner), own.cross_norm, self.config.eps).unflatten(-1, (self.config.heads, -1)).transpose(1, 2)
-        return own.cross_o(self.attention(q, *text).transpose(1, 2).flatten(2))
+        q = normed(own.cross_q(inner), own.cross_norm, self.config.eps).unflatten(-1, (self.config.heads, -1))
+        if isinstance(text, Text) and text.readings:
+            return text.readings[layer](q)
+        return own.cross_o(self.attention(q.transpose(1, 2), *text[layer]).transpose(1, 2).flatten(2))
 
     def _mixed(self, this: Pass, layer: int, qkv: Tensor) -> Tensor:
         """Self-attention [b, h, L, d] of a projection [b, L, 3, h, d] over its own chunk and what the cache keeps."""
