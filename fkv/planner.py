@@ -227,7 +227,8 @@ def plan(wanted: Wanted, roles: Roles | None = None) -> Plan:
         policy = fitted(as_sampled(wanted.spec, asked), geometry, roles)
         kept = most_kept(policy, geometry, wanted.chunks)
         widest = max(widest, math.ceil(kept / (geometry.layers * geometry.heads)))
-        text = 2 * net.layers * net.text_len * net.dim * item
+        sides = 2 + (1 + net.heads if net.short_text else 0)  # keys, values; of a short text again, each head's projected
+        text = sides * net.layers * net.text_len * net.dim * item
         chunk = per_token * chunk_tokens * geometry.heads * geometry.layers
         lanes.append(LanePlan(policies.spelling(policy if policy.name else asked), kept * per_token, chunk, text))
         commit = max(commit, committed(policy, geometry, wanted.chunks, per_token))

@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from fkv import advice, engine, planner, policies
 from fkv.planner import SIZES, Wanted
@@ -66,7 +67,7 @@ def test_a_commit_holds_one_layer_more_of_the_widest_lane_and_those_that_wait_fo
 
 
 class Live(TorchDispatchMode):
-    """Bytes of all storages made inside that are still alive, and the most there were."""
+    """Bytes of all storages made inside that are still alive, and the most there were; a view of what was there before makes none."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -74,9 +75,11 @@ class Live(TorchDispatchMode):
         self.most = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor) and not x.is_mkldnn]  # which show no storage
+        given = {x.untyped_storage()._cdata for x in tensors}
         out = func(*args, **(kwargs or {}))
         for tensor in out if isinstance(out, tuple | list) else [out]:
-            if isinstance(tensor, torch.Tensor) and (storage := tensor.untyped_storage())._cdata not in self.alive:
+            if isinstance(tensor, torch.Tensor) and (storage := tensor.untyped_storage())._cdata not in {*self.alive, *given}:
                 self.alive[storage._cdata] = storage.nbytes()
                 weakref.finalize(storage, self.alive.pop, storage._cdata)
         self.most = max(self.most, sum(self.alive.values()))
