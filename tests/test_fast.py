@@ -174,8 +174,8 @@ def test_a_clean_pass_ends_with_the_last_keys_and_a_noisy_pass_joins_nothing() -
     attention = [name for name in noisy.calls if "scaled_dot_product" in name]
     assert sum(noisy.calls[name] for name in attention) == 2 * 4
     assert sum(clean.calls[name] for name in attention) == 2 * 3
-    assert noisy.products == 6 * 4 + 1, "what a timestep gives is not computed again"
-    assert clean.products == 6 * 3 + 1
+    assert noisy.products == 1 + 6 * 4 + 1, "into tokens, layers, out of them: what a timestep gives is not computed again"
+    assert clean.products == 1 + 6 * 3 + 1, "into tokens, three whole layers, keys and values of the last"
     assert all(len(shape) != 4 for shape in noisy.joined), "keys and values are never joined"
 
 

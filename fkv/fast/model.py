@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fkv.attention import Attention
@@ -23,7 +22,7 @@ from fkv.fast import fp8, ops
 from fkv.fast.abreast import Abreast, Call
 from fkv.fast.fusing import Kernels
 from fkv.fast.graphs import Recorder
-from fkv.fast.products import Layer, layer_of
+from fkv.fast.products import Layer, Product, layer_of, product_of
 from fkv.fast.reading import Text, read
 from fkv.fast.slots import Slot, SlotCache
 from fkv.fast.tables import Clock, clock
@@ -75,6 +74,9 @@ class FastWan(CausalWan):
         self.fp8_error: float | None = None  # relative, of one pass; None where products are not in FP8
         self.recorder: Callable[[], Recorder] | None = None
         self.parts = tuple(layer_of(block) for block in self.layers())
+        patches = model.patch_embedding
+        assert patches.bias is not None
+        self.into, self.out_of = Product(patches.weight.data.flatten(1), patches.bias.data), product_of(model.head.head)
         self._clocks: dict[Time, Clock] = {}
         self._whens: dict[tuple[int, int, int, int], When] = {}
 
@@ -160,13 +162,20 @@ class FastWan(CausalWan):
 
         return cache.recordings.run((phase, this.t), given, places, again, self.clock(this.t))
 
+    def patchify(self, x: Tensor, learned: Tensor | None) -> Tensor:
+        """As in `CausalWan`, by one product."""
+        _, down, across = self.config.patch
+        cells = x.to(self.dtype).unflatten(4, (-1, across)).unflatten(3, (-1, down)).permute(0, 1, 3, 5, 2, 4, 6)
+        tokens = self.into(cells.flatten(4).flatten(1, 3))
+        return tokens if learned is None else tokens + learned
+
     def _grid(self, x: Tensor) -> tuple[int, int]:
         """Rows and columns of tokens in a frame of latents."""
         return x.shape[3] // self.config.patch[1], x.shape[4] // self.config.patch[2]
 
     def _flow(self, x: Tensor, this: Pass) -> Tensor:
         tokens = self._through(x, this)
-        return self.unpatchify(F.linear(tokens, self.head.head.weight, self.head.head.bias), x.shape[1], *self._grid(x))
+        return self.unpatchify(self.out_of(tokens), x.shape[1], *self._grid(x))
 
     def _left(self, x: Tensor, this: Pass) -> Tensor:
         """Runs a pass for what it leaves in the rooms of its slots; gives a copy of the last layer's, which all others go into."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from fkv.fast import fp8
@@ -9,7 +11,7 @@ from fkv.fast.abreast import Abreast, CudaFork, cuda_timer
 from fkv.fast.fusing import fused
 from fkv.fast.graphs import CudaRecorder
 from fkv.fast.model import FastWan
-from fkv.fast.products import by_onednn, refusal, with_epilogues
+from fkv.fast.products import by_onednn, laid_out, refusal, with_epilogues
 from fkv.spec import ModelSpec
 from fkv.wan import CausalWan
 
@@ -43,7 +45,9 @@ def _prepared(fast: FastWan, spec: ModelSpec | None, graphs: bool) -> FastWan:
         if device.type == "cpu" and fast.dtype == torch.float32:
             fast.no_onednn = refusal()
             rows = spec.chunk * spec.geometry.tokens if spec is not None else SMALL
-            fast.parts = fast.parts if fast.no_onednn else by_onednn(fast.parts, rows)
+            if not fast.no_onednn:
+                fast.parts = by_onednn(fast.parts, rows)
+                fast.into, fast.out_of = (replace(end, laid=laid_out(end.weight, rows)) for end in (fast.into, fast.out_of))
         return fast
     fast.recorder = CudaRecorder if graphs else None
     timer = cuda_timer(device)

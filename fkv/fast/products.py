@@ -74,6 +74,11 @@ class Layer:
         return replace(self, **{name: change(product) for name, product in self.products().items()})
 
 
+def product_of(linear: nn.Linear, gelu: str = "") -> Product:
+    """A linear layer on its own weights."""
+    return Product(linear.weight.data, linear.bias.data, gelu)
+
+
 def layer_of(block: Block) -> Layer:
     """A block's products and norms on its own weights, as torch takes them."""
     attn, cross, before = block.self_attn, block.cross_attn, block.norm3
@@ -84,11 +89,11 @@ def layer_of(block: Block) -> Layer:
     weight, bias = (joined(getattr(linear, name) for linear in (attn.q, attn.k, attn.v)) for name in ("weight", "bias"))
     return Layer(
         qkv=Product(weight, bias),
-        o=Product(attn.o.weight.data, attn.o.bias.data),
-        cross_q=Product(cross.q.weight.data, cross.q.bias.data),
-        cross_o=Product(cross.o.weight.data, cross.o.bias.data),
-        up=Product(up.weight.data, up.bias.data, gelu.approximate),
-        down=Product(down.weight.data, down.bias.data),
+        o=product_of(attn.o),
+        cross_q=product_of(cross.q),
+        cross_o=product_of(cross.o),
+        up=product_of(up, gelu.approximate),
+        down=product_of(down),
         norm=joined((attn.norm_q.weight, attn.norm_k.weight)).unflatten(0, (2, -1)),
         cross_norm=cross.norm_q.weight.data,
         before_cross=(before.weight.data, before.bias.data),
