@@ -1,8 +1,9 @@
 """Products in 8-bit floats: the large projections of every block, weights and activations scaled row by row (torchao's dynamic float8).
 
-Quantised are self-attention's q, k, v and o, cross-attention's q and o, and the feed-forward. Not quantised: what runs once per prompt or
-timestep (the text's keys and values, all embeddings), and the patch embedding and the head, which are small and see the picture itself.
-What that changes is measured, on the very network, when it is loaded.
+Quantised are self-attention's q, k, v and o, cross-attention's q and o (for short prompts q alone: there o is a part of what is made of
+each prompt), and the feed-forward. Not quantised: what runs once per prompt or timestep (the text's keys and values, all embeddings), and
+the patch embedding and the head, which are small and see the picture itself. What that changes is measured, on the very network, when it is
+loaded.
 """
 
 from __future__ import annotations
@@ -61,7 +62,10 @@ def quantised(model: FastWan, spec: ModelSpec, quantise: Quantise = by_torchao) 
             raise ValueError(f"FP8 needs weights whose sides are multiples of {EDGE}, {spec.title} has {side}; leave --fp8 out")
     before = drawn(model, spec)
     for number, (block, layer) in enumerate(zip(model.layers(), model.parts)):
+        projecting = layer.cross_o
         layer = layer.changed(lambda product: replace(product, weight=quantise(product.weight), laid=None, epilogue=False))
+        if net.short_text:  # that product is merged with each prompt's values, see `fkv.fast.reading`
+            layer = replace(layer, cross_o=projecting)
         attn, cross = block.self_attn, block.cross_attn
         q, k, v = (layer.qkv.weight[side * net.dim : (side + 1) * net.dim] for side in range(3))
         own = [(attn.o, layer.o), (cross.q, layer.cross_q), (cross.o, layer.cross_o), (block.ffn[0], layer.up), (block.ffn[2], layer.down)]

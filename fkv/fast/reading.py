@@ -1,7 +1,7 @@
 """Reading a short prompt: its values and the projection behind them, both the same for every pass, are one product.
 
 Attention weighs a prompt's values head by head, and what merges heads projects the result; where a prompt has few tokens, it is less work
-to weigh projected values. By the associativity of products nothing changes but the order of sums.
+to weigh projected values. By the associativity of products nothing changes but the order of sums and what is rounded.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ class Reading:
     values: Product
 
     def __call__(self, q: Tensor) -> Tensor:
-        """Cross-attention and its projection [1, L, D] for normed queries q [1, L, h, d]."""
-        scores = torch.bmm(q[0].transpose(0, 1), self.keys)
-        return self.values(scores.transpose(0, 1).softmax(-1).reshape(1, q.shape[1], -1))
+        """Cross-attention and its projection [b, L, D] for normed queries q [b, L, h, d] to one prompt."""
+        scores = torch.matmul(q.transpose(1, 2), self.keys)
+        return self.values(scores.transpose(1, 2).softmax(-1).flatten(2))
 
 
 class Text(list[tuple[Tensor, Tensor]]):
