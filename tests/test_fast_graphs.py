@@ -145,6 +145,24 @@ def test_a_recorder_that_fails_or_lies_is_not_used_again_and_says_why() -> None:
         assert recordings(stream).replayed == 0
 
 
+def test_a_replay_that_leaves_no_keys_and_values_is_found_out() -> None:
+    """The pass that it is compared with has just left them where the replay would read them."""
+
+    def forgets(work: Callable[[], Tensor]) -> tuple[Callable[[], object], Tensor]:
+        with Tape() as written:
+            out = work()
+        rooms = {id(step[1][0]) for step in written.steps if step[0] is torch.ops.aten.copy_.default and step[1][0].dim() == 5}
+        written.steps = [step for step in written.steps if not (step[0] is torch.ops.aten.copy_.default and id(step[1][0]) in rooms)]
+        place = out.clone()
+        return lambda: place.copy_(written.again(out)), place
+
+    stream, plain = recorded_stream("full:6", forgets), fast_stream(tiny_spec(), "full:6")
+    for _ in range(5):
+        assert stream.step().latents.equal(plain.step().latents)
+    assert recordings(stream).refused == "a replay differs from its pass by nan"
+    assert recordings(stream).replayed == 0
+
+
 def test_a_chunk_in_which_passes_are_recorded_is_warm_up() -> None:
     loaded = engine.load(SPEC, "cpu", random_weights=True)
     loaded.model.recorder = lambda: tape

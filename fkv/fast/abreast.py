@@ -17,7 +17,8 @@ from fkv.attention import Kernel
 from fkv.fast.products import Timer
 
 Call = tuple[Tensor, Tensor, Tensor]  # queries [b, h, L, d], keys and values [b, h, s, d]
-Shape = tuple[tuple[int, int, int, int], ...]  # of every call: heads, queries, head size, power of two of its keys
+Family = tuple[int, int, int, int]  # heads, queries, head size, power of two of keys
+Shape = tuple[Family, ...]  # of every call
 Fork = Callable[[Sequence[Callable[[], Tensor]]], list[Tensor]]
 LAPS, LAP_SECONDS = 3, 0.02
 
@@ -40,17 +41,18 @@ class CudaFork:
         for side in sides:
             side.wait_stream(here)
         parts = list[Tensor]()
-        for work, side in zip(works[1:], sides):
-            with torch.cuda.stream(side):
-                parts.append(work())
-        parts.insert(0, works[0]())
-        for side in sides:
-            here.wait_stream(side)
-        return parts
+        try:
+            for work, side in zip(works[1:], sides):
+                with torch.cuda.stream(side):
+                    parts.append(work())
+            return [works[0](), *parts]
+        finally:
+            for side in sides:
+                here.wait_stream(side)
 
 
 def cuda_timer(device: torch.device) -> Timer:
-    """Gives milliseconds of one piece of work among as many, asked for without waiting, as fill about 20 ms; the least of three laps."""
+    """Gives the milliseconds of some work: the least of three laps, each of as many runs as take about 20 ms and waited for at its end."""
 
     def lap(work: Callable[[], object], calls: int) -> float:
         torch.cuda.synchronize(device)
@@ -100,4 +102,8 @@ class Abreast:
 
 
 def shape_of(calls: Sequence[Call]) -> Shape:
-    return tuple((q.shape[1], q.shape[2], q.shape[3], k.shape[2].bit_length()) for q, k, _ in calls)
+    return tuple(family(q.shape[1], q.shape[2], q.shape[3], k.shape[2]) for q, k, _ in calls)
+
+
+def family(heads: int, queries: int, size: int, keys: int) -> Family:
+    return heads, queries, size, keys.bit_length()

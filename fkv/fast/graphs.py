@@ -73,9 +73,12 @@ class Recordings:
     fresh: int = 0
     refused: str = ""
 
-    def run(self, key: Key, given: Given, places: tuple[object, ...], work: Work, held: object = None) -> Tensor:
+    def run(
+        self, key: Key, given: Given, places: tuple[object, ...], work: Work, held: object = None, wipe: Callable[[], None] = lambda: None
+    ) -> Tensor:
         """The result of `work(*given)`, replayed where it can be. `places`, compared by identity, are all else that the work reads, but for
-        what is `held` for a timestep.
+        what is `held` for a timestep. `wipe` spoils what the work writes besides its result, so that a replay that does not write it is
+        found out.
         """
         if len(self.places) != len(places) or any(old is not new for old, new in zip(self.places, places)):
             self.made, self.places = {}, places
@@ -83,13 +86,13 @@ class Recordings:
         if self.refused or place not in self.made:
             self.made.setdefault(place, None)
             return work(*given)
-        found = self.made[place] or self._record(place, given, work, held)
+        found = self.made[place] or self._record(place, given, work, held, wipe)
         if found is None:
             return work(*given)
         self.replayed += 1
         return found.again(given)
 
-    def _record(self, place: tuple[Key, torch.Size], given: Given, work: Work, held: object) -> Recording | None:
+    def _record(self, place: tuple[Key, torch.Size], given: Given, work: Work, held: object, wipe: Callable[[], None]) -> Recording | None:
         """A recording that gives what the work gives; None, for good and with the reason, where there is none."""
         self.fresh += 1
         wanted = work(*given)
@@ -100,6 +103,7 @@ class Recordings:
             self.refused = str(error).splitlines()[0]
             return None
         found = Recording(own, replay, out, held)
+        wipe()
         apart = float((found.again(given).float() - wanted.float()).abs().max() / wanted.float().abs().max())
         if not apart <= ALLOWED:
             self.refused = f"a replay differs from its pass by {apart:.1e}"

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from fkv.attention import Attention
 from fkv.cache import KVCache, Policy, attend
 from fkv.fast import fp8, ops
-from fkv.fast.abreast import Abreast, Call
+from fkv.fast.abreast import Abreast, Call, family
 from fkv.fast.fusing import Kernels
 from fkv.fast.graphs import Recorder
 from fkv.fast.products import Layer, Product, layer_of, product_of
@@ -160,7 +160,7 @@ class FastWan(CausalWan):
         def again(x: Tensor, *when: Tensor) -> Tensor:
             return work(x, replace(this, when=When(*when)))
 
-        return cache.recordings.run((phase, this.t), given, places, again, self.clock(this.t))
+        return cache.recordings.run((phase, this.t), given, places, again, self.clock(this.t), cache.wipe)
 
     def patchify(self, x: Tensor, learned: Tensor | None) -> Tensor:
         """As in `CausalWan`, by one product."""
@@ -228,7 +228,7 @@ class FastWan(CausalWan):
         return out
 
     def _kept(self, this: Pass, layer: int, qkv: Tensor) -> None:
-        """Does with a layer's keys and values what is done with them in a pass that needs nothing else of the layer."""
+        """Stores or commits the keys and values of a layer that a pass needs nothing else of."""
         rooms = this.cache.rooms(layer, qkv.shape[1]) if isinstance(this.cache, SlotCache) and not this.commits else None
         if rooms:
             self._stored(this, layer, qkv, rooms)
@@ -269,5 +269,5 @@ class FastWan(CausalWan):
 
     def side_by_side(self, slots: Sequence[Slot], tokens: int) -> bool:
         """Whether a pass of so many tokens attends to these slots side by side."""
-        shape = tuple((len(slot.members), tokens, self.config.head_dim, (slot.kept + tokens).bit_length()) for slot in slots)
+        shape = tuple(family(len(slot.members), tokens, self.config.head_dim, slot.kept + tokens) for slot in slots)
         return self.abreast is not None and self.abreast.pays(shape)

@@ -1,6 +1,6 @@
 """The cache of the fast path: what a group keeps lies in one buffer with room behind it for the chunk that is being drawn.
 
-A noisy pass writes its keys and values into that room and attends to the whole buffer, so that nothing is joined: [kept | current]. Keys
+A pass writes its keys and values into that room and attends to the whole buffer, so that nothing is joined: [kept | current]. Keys
 carry their position, so their order does not matter. Policies decide as ever; what they decide on is moved into slots once per chunk, layer
 by layer: at once where a policy is done with a layer, so that a clean pass needs room for one more layer and not for a second cache.
 """
@@ -103,6 +103,11 @@ class SlotCache(KVCache):
                 both.index_copy_(2, slot.heads, slot.current(tokens))
         k, v = both.unbind(0)
         return k, v
+
+    def wipe(self) -> None:
+        """Fills every room with numbers that nobody can overlook."""
+        for slot in (slot for layer in self.slots for slot in layer):
+            slot.both.narrow(3, slot.kept, slot.both.shape[3] - slot.kept).fill_(torch.nan)
 
     def place(self, slots: Sequence[Slot]) -> Tensor:
         """Where every head of a layer is in its slots, see `placed`; made once for every way in which heads are parted."""
