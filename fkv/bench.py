@@ -42,7 +42,8 @@ ABOUT = (
     "MFU is the operations of a chunk over its diffusion time, as a share of the best "
     "matrix product measured on the device just then (with FP8, projections as a share of the best one in FP8); least_ms is what "
     "operations and bytes would take at the device's best rates. Peak memory is that of a process that runs one policy alone, on CUDA once "
-    "the model is loaded. 'load' is what the NVIDIA driver said each second while the chunks were made."
+    "the model is loaded. 'pieces' are the parts of a noisy pass, each timed alone; 'merging_ms' is what their products and norms save on "
+    "twice the rows against two calls. 'load' is what the NVIDIA driver said each second while the chunks were made."
 )
 
 
@@ -111,8 +112,9 @@ def run(
 
 
 def least_chunks(lanes: Sequence[LaneRun]) -> int:
-    """The fewest chunks of which one counts in every lane, from the policies' closed formulas; no lane is re-cached meanwhile. Where passes
-    are recorded, one chunk more goes by before that, and one in which they are; a third in line, where a clean pass belongs to the next.
+    """So many chunks that one is sure to count in every lane, from the policies' closed formulas; no lane is re-cached meanwhile. Where
+    passes are recorded, one chunk more goes by before that, and one in which they are; in line a third, as a clean pass is a part of the
+    next step there.
     """
     full = next(chunk for chunk in itertools.count(FIRST_CHUNKS) if not any(lane.filling(chunk, past(lane, chunk)) for lane in lanes))
     recorded = [2 + isinstance(lane.deliver, InLine) for lane in lanes if replays(lane) is not None]

@@ -58,7 +58,7 @@ class Policy(ABC):
     title: ClassVar[str] = ""
     summary: ClassVar[str] = ""
     needs_roles: ClassVar[bool] = False
-    asks_queries: ClassVar[bool] = True  # whether `update` looks at queries; where not, it may be given none
+    asks_queries: ClassVar[bool] = True  # whether `update` looks at queries, else it may get none; say it anew in a subclass
     roles: Roles | None = field(default=None, kw_only=True)  # static heads of every layer
 
     @classmethod

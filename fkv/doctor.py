@@ -18,6 +18,7 @@ from fkv.hub import gigabytes
 from fkv.spec import MODELS, ModelSpec
 
 Finding = tuple[bool, str, str]  # in order, what, finding
+NAMES = "ABCDEFGH"  # of lanes
 
 
 def examine() -> Iterator[tuple[bool, str, str]]:
@@ -115,10 +116,12 @@ def model(
 ) -> Iterator[Finding]:
     """What a model would need on a device, before anything of it is fetched: size, licence, memory by lane (unless told otherwise the
     cache it was trained with, and Forcing-KV), speed, what is missing. `decoder` is another than the row's; `quantised` takes the large
-    products in 8-bit floats. Raises ValueError on lanes or a decoder that the model cannot have.
+    products in 8-bit floats. Raises ValueError on lanes or a decoder that the model cannot have, and on more than eight lanes.
     """
     spec = planner.resized(spec, size) if size else spec
     parts.known(spec, decoder)
+    if len(lanes) > len(NAMES):
+        raise ValueError(f"{len(lanes)} lanes are too many to plan; name at most {len(NAMES)}")
     itemsize = 2 if device.type == "cuda" else 4
     dtype = "bfloat16" if itemsize == 2 else "float32"
     net = spec.net
@@ -172,7 +175,7 @@ def missing(spec: ModelSpec, count: int) -> Iterator[Finding]:
 def sizes(wanted: planner.Wanted, plan: planner.Plan, dtype: str) -> Iterator[Finding]:
     yield True, "size", f"{planner.name_of(wanted.size)}, {wanted.spec.chunk} latent frames a chunk, {dtype}"
     yield True, "weights", f"{gigabytes(plan.weights_bytes)}, shared by all lanes"
-    for name, lane in zip("ABCDEFGH", plan.lanes):
+    for name, lane in zip(NAMES, plan.lanes):
         cache, chunk, text = map(gigabytes, (lane.cache_bytes, lane.chunk_bytes, lane.text_bytes))
         yield True, f"lane {name}", f"{gigabytes(lane.total)} with {lane.policy}: cache {cache} + chunk being drawn {chunk} + text {text}"
     if wanted.spec.heads is None and any(policy.needs_roles for policy in wanted.lanes):
@@ -192,9 +195,11 @@ def fits(wanted: planner.Wanted, there: int, roles: Roles | None) -> Finding:
 def speed(wanted: planner.Wanted, roles: Roles | None, device: torch.device) -> Iterator[Finding]:
     """The most frames per second that this device's own matrix products allow: a bound from a measurement made now, not a measurement of
     the model."""
-    rate = matrix_rate(device, torch.bfloat16 if wanted.itemsize == 2 else torch.float32)
+    dtype = torch.bfloat16 if wanted.itemsize == 2 else torch.float32
+    eight = wanted.quantised and not fp8.refusal(device, dtype)
+    rate = matrix_rate(device, dtype, quantise=fp8.by_torchao) if eight else matrix_rate(device, dtype)
     frames = wanted.spec.chunk * wanted.spec.pixel_frames
-    for name, work in zip("ABCDEFGH", planner.tera_operations(wanted, roles)):
+    for name, work in zip(NAMES, planner.tera_operations(wanted, roles)):
         most = frames * rate / work
         words = f"at most {most:.3g} FPS diffusion alone ({work:.3g} TFLOP a chunk at the {rate:.3g} TFLOP/s measured now)"
         yield True, f"speed {name}", f"{words}: {planner.pace(wanted.spec, most)}"

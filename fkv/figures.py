@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fkv.views.numbers import machine as named
+from fkv.views.report import explained
 
 ROOT = Path(__file__).resolve().parents[1]
 BEGIN, END = "<!-- figures: written by `python -m fkv figures` -->", "<!-- end of figures -->"
@@ -182,7 +183,12 @@ def benchmark(found: dict[str, Any]) -> list[Row]:
             rows.append((f"{_subject(found)}, {entry['label']}, a noisy pass in pieces", _apart(found, entry), command, machine))
     if "merging_ms" in found:
         rows.append(
-            (f"{_subject(found)}, what merging a clean pass with the next first one would save at most", _merged(found), command, machine)
+            (
+                f"{_subject(found)}, products and norms of a clean pass and the next first pass taken at once",
+                _merged(found),
+                command,
+                machine,
+            )
         )
     return rows
 
@@ -197,7 +203,7 @@ def _subject(found: dict[str, Any]) -> str:
 def _apart(found: dict[str, Any], entry: dict[str, Any]) -> str:
     """How much of a pass its pieces explain, each timed alone, and how near they come to the best matrix product of the device."""
     whole = entry["ms"]["noisy"]["median"] / found["model"]["steps"]
-    known = sum(piece["calls"] * piece["ms"] for piece in entry["pieces"])
+    known = explained(entry["pieces"])
     near = []
     for kind, words in (("product ", "products"), ("attention of ", "self-attention")):
         shares = [round(100 * piece["share_of_best"]) for piece in entry["pieces"] if piece["piece"].startswith(kind)]
@@ -208,7 +214,7 @@ def _apart(found: dict[str, Any], entry: dict[str, Any]) -> str:
 def _merged(found: dict[str, Any]) -> str:
     """What products and norms of two passes save when they are taken at once, of what a chunk's passes take."""
     shares = [f"{100 * found['merging_ms'] / entry['ms']['diffusion']['median']:.1f} % ({entry['label']})" for entry in found["policies"]]
-    return f"{found['merging_ms']:.2f} ms a chunk: {', '.join(shares)}"
+    return f"{found['merging_ms']:.2f} ms less a chunk: {', '.join(shares)}"
 
 
 def _growth(found: dict[str, Any], command: str, machine: str) -> Row:

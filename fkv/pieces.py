@@ -2,8 +2,8 @@
 
 A piece runs again and again on the same numbers, so it finds them in the device's caches and its kernels queued one behind the other: its
 time is the least that this engine needs for it, or, on CUDA, what asking for it takes where that is longer. What the pieces of a pass leave
-unexplained of the time measured in the run is waiting for memory, and for whoever asks for the next piece; with graphs nobody asks, and the
-pieces may come to more than the pass.
+unexplained of the time measured in the run is what is no piece (the last projection, the joining of groups), waiting for memory, and for
+whoever asks for the next piece; with graphs nobody asks, and the pieces may come to more than the pass.
 """
 
 from __future__ import annotations
@@ -61,9 +61,10 @@ def measured(engine: Engine, lane: LaneRun, rates: roofline.Rates) -> list[dict[
 
 
 def merging(engine: Engine) -> float:
-    """Milliseconds that products and norms of two passes taken at once, on twice the rows, save of what they take one after the other: the
-    most that a clean pass would save by being merged with the first noisy pass of the next chunk, whose attention it cannot share. Negative
-    where they are slower so. Hold the engine's lock.
+    """Milliseconds that products and norms of two passes taken at once, on twice the rows, save of what they take one after the other: most
+    of what a clean pass would save by being merged with the first noisy pass of the next chunk. Self-attention they cannot share; reading
+    the text and rotating are left out, and that a clean pass ends before the last layer does. Negative where they are slower so. Hold the
+    engine's lock.
     """
     length = engine.spec.geometry.chunk * engine.spec.geometry.tokens
     with torch.inference_mode():
@@ -176,7 +177,7 @@ def stores(engine: Engine, cache: SlotCache, turn: Tensor, draw: Drawn) -> Itera
 
 
 def kinds(cache: SlotCache, length: int, together: Callable[[Sequence[Slot], int], bool]) -> list[tuple[list[Slot], int]]:
-    """Slots that are attended to in one piece, one sample of each sizes and numbers of heads, with how often a pass has the like."""
+    """Slots that are attended to in one piece: a sample of every combination of sizes, with how often it comes in a pass."""
     found: dict[tuple[tuple[int, int], ...], tuple[list[Slot], int]] = {}
     for layer in range(cache.geometry.layers):
         slots = list(cache.rooms(layer, length) or ())

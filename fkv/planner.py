@@ -248,8 +248,9 @@ def tera_operations(wanted: Wanted, roles: Roles | None = None) -> tuple[float, 
     found = []
     for policy in (fitted(policy, geometry, roles) for policy in wanted.lanes):
         keys = queries + most_kept(policy, geometry, wanted.chunks) / (geometry.layers * geometry.heads)
-        dense = 12 * queries * d * d + 4 * queries * d * net.ffn
-        found.append(passes * net.layers * (dense + 4 * queries * d * (keys + net.text_len)) / 1e12)
+        dense = (10 if net.short_text else 12) * queries * d * d + 4 * queries * d * net.ffn
+        text = 2 * queries * d * net.text_len * (1 + (net.heads if net.short_text else 1))
+        found.append(passes * net.layers * (dense + text + 4 * queries * d * keys) / 1e12)
     return tuple(found)
 
 

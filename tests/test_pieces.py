@@ -14,6 +14,7 @@ from fkv.heads import HeadProfile
 from fkv.lane import LaneRun
 from fkv.policies import parse
 from fkv.policies.window import Window
+from fkv.spec import POCKET
 from fkv.stream import seeded_noise
 from fkv.views import report
 from tests.small import SPEC
@@ -37,6 +38,20 @@ def lane(small: engine.Engine, spelling: str, chunks: int = 5) -> LaneRun:
     for _ in range(chunks):
         run.sample(run.step(), 0.0)
     return run
+
+
+def test_reading_a_short_prompt_is_a_piece_with_its_projection() -> None:
+    loaded = engine.load(POCKET, "cpu", random_weights=True)
+    text, noise = loaded.text.encode("a red ball bouncing over green hills").embedding, seeded_noise(0, POCKET)
+    run = LaneRun("A", loaded, text, parse("full:9"), noise)
+    for _ in range(4):
+        run.step()
+    found = {piece.name: piece for piece in pieces.pieces(loaded, run)}
+    net, rows = POCKET.net, POCKET.chunk * POCKET.geometry.tokens
+    assert "product cross_o" not in found
+    assert found["attention to the text, projected"].operations == 2 * rows * net.dim * net.text_len * (1 + net.heads)
+    products = sum(piece.calls * piece.operations for name, piece in found.items() if name.startswith("product"))
+    assert products == net.layers * rows * net.dim * (10 * net.dim + 4 * net.ffn)
 
 
 @pytest.mark.parametrize("spelling", ["full:21", "forcing-kv", "window:6:1"])

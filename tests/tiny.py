@@ -25,10 +25,12 @@ def tiny_spec(
     steps: int = 2,
     sampler: str = "renoise",
     period: int = 0,
-    text_len: int = 5,
+    text_len: int = 16,
 ) -> ModelSpec:
     """A model row with `rows` x `columns` tokens a frame and 4 latent channels; one layer row is 2 x 2 latents a token. With a `period`
-    places in the frame are learned too. Its prompts are short, as the pocket model's; with a `text_len` of 16 they are not."""
+    places in the frame are learned too. Its prompts are long, as those of published models; with a `text_len` of 5 they are short, as those
+    of the pocket model.
+    """
     net = WanConfig(
         dim=heads * head_dim, heads=heads, layers=layers, ffn=32, freq_dim=8, text_dim=6, text_len=text_len, channels=4,
         places=rows * columns if period else 0, period=period,

@@ -18,13 +18,16 @@ if TYPE_CHECKING:
     from fkv.codec.pocket import PocketCodec
 
 RGB, GROUP, TILE = 3, 4, 4  # colours, pixel frames of a latent frame, pixels along a side of what the last convolution draws at once
+WORDS = RGB * TILE // 4  # a tile's row in words of four bytes
 LEVEL, MIDDLE = 127.5, 128.0  # [-1, 1] to [0, 255], with a half more, so that cutting off rounds
 
 Layer = Callable[[Tensor], Tensor]
 
 
 class Drawing:
-    """A snapshot of a codec's decoder: latents of this and the previous latent frame to pictures."""
+    """Latents of this and the previous latent frame to pictures. Of a codec's 1x1 convolutions it holds copies, the others are the codec's
+    own: one is made when the weights are as they are to stay.
+    """
 
     def __init__(self, codec: PocketCodec) -> None:
         first, coarse, next_coarse, widen, _, fine, next_fine, swish, last, _ = codec.draw
@@ -76,5 +79,5 @@ def shuffled(x: Tensor) -> Tensor:
 
 def placed(tiles: Tensor) -> Tensor:
     """Bytes [n, h, w, frames * 4 * 4 * 3], contiguous, to [n, frames, 4h, 4w, 3]. A tile's row is 12 bytes and moved as three words."""
-    rows = tiles.view(torch.int32).unflatten(-1, (GROUP, TILE, RGB)).permute(0, 3, 1, 4, 2, 5)
+    rows = tiles.view(torch.int32).unflatten(-1, (GROUP, TILE, WORDS)).permute(0, 3, 1, 4, 2, 5)
     return rows.contiguous().view(torch.uint8).flatten(4).unflatten(-1, (-1, RGB)).flatten(2, 3)

@@ -102,7 +102,7 @@ class PocketCodec(nn.Module):
 
 
 class PocketDecoder:
-    """Streaming decoder of the codec's present weights: remembers the last latent frame of the lane."""
+    """Streaming decoder of a codec whose weights stay as they are: remembers the last latent frame of the lane."""
 
     def __init__(self, codec: PocketCodec):
         self.codec, self.draw = codec, Drawing(codec)

@@ -191,5 +191,5 @@ def taehv_random(seed: int = 0) -> Taehv:
 
 
 def laid(codec: Taehv, device: torch.device | str, dtype: torch.dtype) -> Taehv:
-    """For inference, with channels last in memory, as convolutions want them; every layer hands them on so."""
+    """For inference, with channels last in memory, as convolutions want them; every layer of the decoder hands them on so."""
     return codec.to(device, dtype).to(memory_format=torch.channels_last).eval().requires_grad_(False)  # pyright: ignore[reportCallIssue]

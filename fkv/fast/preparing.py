@@ -22,7 +22,7 @@ def prepare(
     model: CausalWan, spec: ModelSpec | None = None, attention: str = "auto", *, graphs: bool = False, quantise: fp8.Quantise | None = None
 ) -> FastWan:
     """The fast form of a model that is on its device, in its dtype and loaded; it takes the model's modules over and copies none;
-    only of a small one's weights a CPU gets copies, as oneDNN reads them.
+    only of small weights a CPU gets copies, as oneDNN reads them.
 
     With `graphs`, passes are recorded and replayed, which needs CUDA. There, with a `spec`, the attention kernel and the product with GELU
     are chosen now, on the shapes of its window. `quantise` makes the weights of a `spec`'s large projections 8-bit (see `fkv.fast.fp8`).
