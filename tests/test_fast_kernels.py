@@ -32,7 +32,6 @@ INTERPRETED = """
 import torch
 from fkv.fast import kernels
 from fkv.fast.fusing import difference
-from fkv.fast.model import FastWan
 from fkv.spec import WanConfig
 from tests.test_fast import fast_stream, tiny_spec
 odd = WanConfig(dim=30, heads=3, layers=1, ffn=8, freq_dim=4, text_dim=4, text_len=2, channels=4)

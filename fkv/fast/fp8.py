@@ -62,10 +62,8 @@ def quantised(model: FastWan, spec: ModelSpec, quantise: Quantise = by_torchao) 
             raise ValueError(f"FP8 needs weights whose sides are multiples of {EDGE}, {spec.title} has {side}; leave --fp8 out")
     before = drawn(model, spec)
     for number, (block, layer) in enumerate(zip(model.layers(), model.parts)):
-        projecting = layer.cross_o
-        layer = layer.changed(lambda product: replace(product, weight=quantise(product.weight), laid=None, epilogue=False))
-        if net.short_text:  # that product is merged with each prompt's values, see `fkv.fast.reading`
-            layer = replace(layer, cross_o=projecting)
+        kept = ("cross_o",) if net.short_text else ()  # merged with each prompt's values, see `fkv.fast.reading`
+        layer = layer.changed(lambda product: replace(product, weight=quantise(product.weight), laid=None, epilogue=False), kept)
         attn, cross = block.self_attn, block.cross_attn
         q, k, v = (layer.qkv.weight[side * net.dim : (side + 1) * net.dim] for side in range(3))
         own = [(attn.o, layer.o), (cross.q, layer.cross_q), (cross.o, layer.cross_o), (block.ffn[0], layer.up), (block.ffn[2], layer.down)]

@@ -6,7 +6,7 @@ is reached by an operator that torch's own compiler uses; it is tried once, and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -70,9 +70,9 @@ class Layer:
         """The products by name."""
         return {name: value for name, value in vars(self).items() if isinstance(value, Product)}
 
-    def changed(self, change: Callable[[Product], Product]) -> Layer:
-        """This layer with other products."""
-        return replace(self, **{name: change(product) for name, product in self.products().items()})
+    def changed(self, change: Callable[[Product], Product], kept: Sequence[str] = ()) -> Layer:
+        """This layer with other products, but for those `kept`, by name."""
+        return replace(self, **{name: change(product) for name, product in self.products().items() if name not in kept})
 
 
 def product_of(linear: nn.Linear, gelu: str = "") -> Product:
